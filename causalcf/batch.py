@@ -1,0 +1,123 @@
+"""A batch of data, checked against a causal graph: a table of attributes in the user's units, and images beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from causalcf.errors import DataError
+from causalcf.graph import CausalGraph, Node
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Batch"]
+
+
+def _some(rows: Sequence[object]) -> str:
+    shown = ", ".join(map(str, rows[:5]))
+    return shown if len(rows) <= 5 else f"{shown}, ... ({len(rows)} in all)"
+
+
+def _check_number(column: pd.Series, node: Node) -> None:
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        raise DataError(f"column '{node.name}' is continuous in the graph but holds {column.dtype}. Convert it to numbers.")
+    bad = column.index[~np.isfinite(column.to_numpy(float))]
+    if len(bad):
+        raise DataError(
+            f"column '{node.name}' has {len(bad)} missing or infinite values (rows {_some(list(bad))}). "
+            "Drop the rows or fill them."
+        )
+    if node.support:
+        low, high = node.support
+        outside = column.index[(column <= low) | (column >= high)]
+        if len(outside):
+            raise DataError(
+                f"column '{node.name}' has {len(outside)} values outside its support ({low:g}, {high:g})"
+                f"{f' {node.unit}' if node.unit else ''}, for example {column[outside[0]]:g} (rows {_some(list(outside))})."
+            )
+
+
+def _check_labels(column: pd.Series, node: Node) -> None:
+    missing = column.index[column.isna()]
+    if len(missing):
+        raise DataError(f"column '{node.name}' has {len(missing)} missing values (rows {_some(list(missing))}).")
+    unknown = [label for label in pd.unique(column) if label not in set(node.states or ())]
+    if unknown:
+        allowed = ", ".join(repr(state) for state in node.states or ())
+        raise DataError(
+            f"column '{node.name}' has the unknown label {_some([repr(label) for label in unknown])}. Labels are: {allowed}."
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Attributes and images of the same rows, checked against a graph.
+
+    Args:
+        graph: the causal graph.
+        frame: one row a unit; a column for every attribute of the graph, in the user's units. Further columns are kept. The
+            index identifies a row: its random numbers are a function of it.
+        images: for every image node, grey levels or colours 0..255 as uint8, (row, channel, height, width).
+
+    Raises:
+        DataError: a column is missing, a value is NaN, unknown or outside its support, an image has the wrong size.
+    """
+
+    graph: CausalGraph
+    frame: pd.DataFrame
+    images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frame, graph = self.frame, self.graph
+        if not isinstance(frame, pd.DataFrame):
+            raise DataError(f"frame is a pandas DataFrame, not {type(frame).__name__}.")
+        if not len(frame):
+            raise DataError("the table has no rows.")
+        if not frame.index.is_unique:
+            twice = frame.index[frame.index.duplicated()].unique()
+            raise DataError(f"the index has {len(twice)} labels more than once (rows {_some(list(twice))}); use reset_index().")
+        if not frame.columns.is_unique:
+            raise DataError(f"the table has two columns called '{frame.columns[frame.columns.duplicated()][0]}'.")
+        missing = [name for name in graph.attributes if name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"the table has no column {', '.join(missing)}, which graph '{graph.name}' needs. "
+                f"Its columns are: {', '.join(map(str, frame.columns))}."
+            )
+        for name in graph.attributes:
+            node = graph.node(name)
+            (_check_labels if node.discrete else _check_number)(frame[name], node)
+        graph.check(self.images, "use images for")
+        for name in graph.images:
+            if name in self.images:
+                self._check_image(graph.node(name), self.images[name])
+
+    def _check_image(self, node: Node, pixels: object) -> None:
+        expected = (len(self.frame), *(node.shape or ()))
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
+            found = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
+            raise DataError(f"images['{node.name}'] holds {found}; give a uint8 array of grey levels or colours, 0..255.")
+        if pixels.shape != expected:
+            raise DataError(
+                f"images['{node.name}'] has shape {pixels.shape}, but {len(self.frame)} rows of the graph's "
+                f"{node.shape} need {expected}. Resize or pad the images, or change the node's shape."
+            )
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __repr__(self) -> str:
+        return f"Batch({self.graph.name!r}, rows={len(self)}, images=[{', '.join(self.images)}])"
+
+    def rows(self, select: slice | Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Some of the rows, by position."""
+        return Batch(self.graph, self.frame.iloc[select], {name: pixels[select] for name, pixels in self.images.items()})
+
+    def without_images(self) -> Batch:
+        """The attributes alone."""
+        return Batch(self.graph, self.frame)

@@ -1,0 +1,60 @@
+"""User units to model space and back: labels to codes, grey levels 0..255 to [-1, 1], numbers to float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from causalcf.batch import Batch
+from causalcf.graph import CausalGraph, Node
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["decode_column", "decode_image", "encode", "encode_column", "encode_image"]
+
+
+def encode_column(node: Node, column: Any) -> Tensor:
+    """One attribute in model space, (row,): float64, or the code of each label as int64."""
+    values = np.asarray(column)
+    if node.discrete:
+        codes = {state: code for code, state in enumerate(node.states or ())}
+        return torch.tensor([codes[label] for label in values.tolist()], dtype=torch.int64)
+    return torch.from_numpy(values.astype(np.float64, copy=True))
+
+
+def decode_column(node: Node, value: Tensor) -> NDArray[Any]:
+    """One attribute in the user's units, (row,)."""
+    if not node.discrete:
+        return np.asarray(value.numpy())
+    states = list(node.states or ())
+    kind = object if any(isinstance(state, str) for state in states) else np.int64
+    return np.array(states, dtype=kind)[value.numpy()]
+
+
+def encode_image(pixels: NDArray[np.uint8]) -> Tensor:
+    """Grey levels 0..255 to [-1, 1], float32, (row, channel, height, width)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
+
+
+def decode_image(value: Tensor) -> NDArray[np.uint8]:
+    """[-1, 1] to grey levels 0..255, rounded."""
+    return np.asarray(((value + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy())
+
+
+def encode(batch: Batch) -> dict[str, Tensor]:
+    """Every node that the batch holds, in model space."""
+    graph = batch.graph
+    values = {name: encode_column(graph.node(name), batch.frame[name]) for name in graph.attributes}
+    return values | {name: encode_image(pixels) for name, pixels in batch.images.items()}
+
+
+def decode(graph: CausalGraph, values: Mapping[str, Tensor], index: pd.Index) -> Batch:
+    """A batch in the user's units, from values in model space."""
+    frame = pd.DataFrame({name: decode_column(graph.node(name), values[name]) for name in graph.attributes}, index=index)
+    return Batch(graph, frame, {name: decode_image(values[name]) for name in graph.images if name in values})

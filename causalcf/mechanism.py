@@ -1,0 +1,87 @@
+"""The contract that every node of a structural causal model keeps: x = f(u, pa).
+
+    name        symbol   meaning
+    value       x        the node's value, one a row: (batch,) or (batch, channel, height, width)
+    parents     pa       the values of its parents, by name
+    noise       u        its exogenous noise, one a row
+
+An age, a diagnosis and a radiograph are all nodes. Two promises hold for each: `predict(abduct(x, pa), pa)` gives back x,
+and `predict(u, pa)` with u drawn from `noise_prior()` is a draw from p(x | pa).
+
+J. Pearl, "Causality", 2nd edition, 2009, section 7.1, gives the three steps abduction, action, prediction.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pyro.distributions import TorchDistribution
+
+    from causalcf.graph import Node
+    from causalcf.guidance import Guidance
+    from causalcf.seeds import RowGenerator
+
+__all__ = ["Mechanism", "Parents"]
+
+Parents = Mapping[str, Tensor]
+
+
+class Mechanism(nn.Module, ABC):
+    """How a node gets its value from its parents and its noise.
+
+    Attributes:
+        exact: whether `predict` undoes `abduct` exactly but for rounding. A row whose parents did not move then keeps its
+            factual value bit for bit; a mechanism that is only accurate says False, so that its error can be seen.
+        identified: whether the value determines the noise. If not, abduction is a posterior draw, and so is the answer.
+    """
+
+    exact: ClassVar[bool] = True
+    identified: ClassVar[bool] = True
+
+    @abstractmethod
+    def noise_prior(self) -> TorchDistribution:
+        """The distribution of one row of noise."""
+
+    @abstractmethod
+    def abduct(self, value: Tensor, parents: Parents, *, generator: RowGenerator) -> Tensor:
+        """A noise that explains the value exactly under these parents: (batch, *noise)."""
+
+    @abstractmethod
+    def predict(self, noise: Tensor, parents: Parents, *, changed: frozenset[str] = frozenset()) -> Tensor:
+        """The value that this noise gives under these parents: (batch, *value).
+
+        Args:
+            noise: (batch, *noise).
+            parents: a value a row for every parent.
+            changed: the parents that an intervention moved, directly or through the graph; guidance needs them.
+        """
+
+    @abstractmethod
+    def loss(self, value: Tensor, parents: Parents, *, generator: Any) -> Tensor:
+        """What training minimises, one number a row: (batch,)."""
+
+    def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:  # noqa: B027
+        """Size the mechanism for this node and these data, before training; a mechanism that is known needs nothing."""
+
+    @abstractmethod
+    def draw_noise(self, generator: RowGenerator) -> Tensor:
+        """One draw from `noise_prior` for every row of the generator, reproducible row by row: (batch, *noise)."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write everything that `load` needs into an existing empty directory: JSON and safetensors."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, directory: Path) -> Self:
+        """The mechanism that `save` wrote."""
+
+    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None) -> Self:
+        """This mechanism with other settings for its predictions; one that has no such settings is itself."""
+        return self

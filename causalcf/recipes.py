@@ -1,0 +1,59 @@
+"""Named studies: which data a model is fitted to, with which settings, and which judges score it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+from causalcf.batch import Batch
+from causalcf.datasets.morphomnist import MorphoMNIST, Split
+from causalcf.errors import DataError
+from causalcf.graph import load_graph
+from causalcf.guidance import Decoupled
+from causalcf.scm import SCM
+
+__all__ = ["RECIPES", "Recipe", "recipe"]
+
+
+def _morphomnist_batch(split: Split, rows: int, seed: int, jobs: int) -> Batch:
+    data = MorphoMNIST(split, seed=seed)
+    frame = data.frame(rows)
+    deform = 0.0 if split in ("valid", "test") else 0.1
+    return Batch(load_graph("morphomnist"), frame, {"image": data.images(frame, deform=deform, jobs=jobs)})
+
+
+def _morphomnist_scm() -> SCM:
+    from causalcf.image import Diffusion
+
+    return SCM(load_graph("morphomnist"), {"image": Diffusion(steps=20, guidance=Decoupled(1.0, weights={"digit": 2.5}))})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A study: its data, its model and how it is trained.
+
+    Attributes:
+        batch: (split, rows, seed, jobs) to a batch.
+        scm: an unfitted model.
+        rows: of training data.
+        training: settings of `causalcf.Training`, but for its length.
+    """
+
+    batch: Callable[[Split, int, int, int], Batch]
+    scm: Callable[[], SCM]
+    rows: int
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+RECIPES: dict[str, Recipe] = {
+    "morphomnist": Recipe(_morphomnist_batch, _morphomnist_scm, rows=39_000, training={"decorrelate": 0.6}),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """A study by name, or a DataError that lists what there is."""
+    if name not in RECIPES:
+        raise DataError(f"there is no study '{name}'. Studies are: {', '.join(RECIPES)}.")
+    return RECIPES[name]

@@ -1,0 +1,208 @@
+"""The structural causal model: a graph, one mechanism a node, and the Pyro program that they are.
+
+J. Pearl, "Causality", 2nd edition, 2009; E. Bingham et al., "Pyro: Deep Universal Probabilistic Programming", JMLR 2019,
+https://arxiv.org/abs/1810.09538.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+import pyro
+import torch
+from torch import Tensor
+
+from causalcf.attributes import attribute_mechanism
+from causalcf.batch import Batch
+from causalcf.encoding import decode, encode_column
+from causalcf.errors import GraphError, NotFittedError
+from causalcf.graph import CausalGraph
+from causalcf.guidance import Guidance
+from causalcf.interventions import Do, resolve
+from causalcf.mechanism import Mechanism
+from causalcf.seeds import RowGenerator, row_keys
+
+if TYPE_CHECKING:
+    from causalcf.store import Manifest
+
+__all__ = ["SCM"]
+
+
+def _default(graph: CausalGraph, name: str) -> Mechanism:
+    node = graph.node(name)
+    if node.kind != "image":
+        return attribute_mechanism(node)
+    from causalcf.image import Diffusion  # diffusers takes seconds to import: only where there is an image
+
+    return Diffusion()
+
+
+class SCM:
+    """A structural causal model.
+
+    Args:
+        graph: the causal graph.
+        mechanisms: for some or all nodes; a node left out gets a flow (continuous), Gumbel-max (discrete) or a diffusion
+            model (image).
+
+    Raises:
+        GraphError: a mechanism for something that is no node.
+    """
+
+    def __init__(self, graph: CausalGraph, mechanisms: Mapping[str, Mechanism] | None = None) -> None:
+        given = dict(mechanisms or {})
+        graph.check(given, "use a mechanism for")
+        self.graph = graph
+        self.mechanisms = {name: given[name] if name in given else _default(graph, name) for name in graph.order}
+        self.judges: dict[str, Any] = {}
+        self.manifest: Manifest | None = None
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{name}={type(mechanism).__name__}" for name, mechanism in self.mechanisms.items())
+        return f"SCM({self.graph.name!r}, {kinds})"
+
+    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None) -> Self:
+        """The same model with other settings for its predictions; the networks are shared.
+
+        Args:
+            guidance: the rule for images under an intervention.
+            steps: noise levels that abduction and prediction of an image visit.
+        """
+        other = copy.copy(self)
+        other.mechanisms = {
+            name: mechanism.configured(guidance=guidance, steps=steps) for name, mechanism in self.mechanisms.items()
+        }
+        return other
+
+    def _parents(self, name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        missing = [parent for parent in self.graph.parents(name) if parent not in values]
+        if missing:
+            raise GraphError(f"'{name}' needs the values of its parents {', '.join(missing)}.")
+        return {parent: values[parent] for parent in self.graph.parents(name)}
+
+    def abduct(self, values: Mapping[str, Tensor], generator: RowGenerator) -> dict[str, Tensor]:
+        """The noise that explains the values of every node, in model space.
+
+        Args:
+            values: (row, *value) by node; nodes without a value (an image that was not given) are left out.
+            generator: for nodes whose value does not determine their noise.
+        """
+        return {
+            name: self.mechanisms[name].abduct(values[name], self._parents(name, values), generator=generator.stream(name))
+            for name in self.graph.order
+            if name in values
+        }
+
+    def predict(
+        self,
+        noise: Mapping[str, Tensor],
+        do: Mapping[str, Tensor] | None = None,
+        factual: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """The value of every node under this noise and intervention, causes first, in model space.
+
+        Args:
+            noise: (row, *noise) by node.
+            do: (row,) by intervened node.
+            factual: the values that the noise was abducted from; what the intervention cannot reach then keeps its factual
+                value bit for bit, and so does a row of an exact mechanism whose parents did not move.
+        """
+        do, factual = do or {}, factual or {}
+        affected = self.graph.descendants(do)
+        values: dict[str, Tensor] = {}
+        for name in self.graph.order:
+            if name in do:
+                values[name] = do[name]
+            elif name not in affected and name in factual:
+                values[name] = factual[name]
+            elif name in noise:
+                parents, mechanism = self._parents(name, values), self.mechanisms[name]
+                values[name] = mechanism.predict(noise[name], parents, changed=affected & frozenset(parents))
+                if mechanism.exact and name in factual:
+                    still = torch.ones(len(values[name]), dtype=torch.bool)
+                    for parent in parents:
+                        still &= values[parent] == factual[parent]
+                    values[name] = torch.where(still, factual[name], values[name])
+        return values
+
+    def program(self, rows: int) -> dict[str, Tensor]:
+        """The model as a Pyro program: for every node a sample site "<name>.noise" and a deterministic site "<name>".
+
+        `pyro.poutine.do` on the deterministic sites is the intervention; its descendants, the image's guidance included,
+        follow as in `predict`.
+
+        Example:
+            >>> import causalcf as ccf, pyro
+            >>> scm = ccf.load("morphomnist")
+            >>> treated = pyro.poutine.do(scm.program, {"thickness": torch.full((2,), 4.0, dtype=torch.float64)})
+            >>> treated(2)["thickness"].tolist()
+            [4.0, 4.0]
+        """
+        values: dict[str, Tensor] = {}
+        affected: set[str] = set()
+        with pyro.plate("rows", rows):
+            for name in self.graph.order:
+                parents, mechanism = self._parents(name, values), self.mechanisms[name]
+                noise = pyro.sample(f"{name}.noise", mechanism.noise_prior())
+                changed = frozenset(affected.intersection(parents))
+                predicted = mechanism.predict(noise, parents, changed=changed)
+                values[name] = pyro.deterministic(name, predicted, event_dim=predicted.dim() - 1)
+                if changed or values[name] is not predicted:  # a handler put another value in its place
+                    affected.add(name)
+        return values
+
+    def sample(self, n: int, *, do: Do | None = None, seed: int = 0, images: bool = True) -> Batch:
+        """n draws from the interventional distribution; without `do`, from the observational one (rung 2).
+
+        Args:
+            n: rows.
+            do: see `causalcf.interventions`; a function or a shift acts on the draw without the intervention.
+            seed: the rows are a function of it.
+            images: whether to draw the images too.
+        """
+        index = pd.RangeIndex(n)
+        generator = RowGenerator(seed, row_keys(index), "sample")
+        names = [name for name in self.graph.order if images or self.graph.node(name).kind != "image"]
+        noise = {name: self.mechanisms[name].draw_noise(generator.stream(name)) for name in names}
+        attributes = {name: noise[name] for name in self.graph.attributes}
+        frame = decode(self.graph, self.predict(attributes), index).frame if do else pd.DataFrame(index=index)
+        columns = resolve(self.graph, do or {}, frame)
+        actions = {name: encode_column(self.graph.node(name), column) for name, column in columns.items()}
+        pieces = []
+        for start in range(0, n, 64) if images and self.graph.images else [0]:
+            rows = slice(start, start + 64) if images and self.graph.images else slice(None)
+            pieces.append(self.predict({k: v[rows] for k, v in noise.items()}, {k: v[rows] for k, v in actions.items()}))
+        values = {name: torch.cat([piece[name] for piece in pieces]) for name in names}
+        return decode(self.graph, values, index)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model to a directory: JSON and safetensors, with a manifest of digests."""
+        from causalcf.store import save
+
+        return save(self, path)
+
+    def log_likelihood(self, batch: Batch) -> pd.Series:
+        """log p of each row's attributes under the model, in nats; images are left out."""
+        from causalcf.encoding import encode
+
+        values = encode(batch.without_images())
+        total = np.zeros(len(batch))
+        for name in self.graph.attributes:
+            with torch.no_grad():
+                total -= self.mechanisms[name].loss(values[name], self._parents(name, values), generator=None).numpy()
+        return pd.Series(total, index=batch.frame.index, name="log_likelihood")
+
+    def check_fitted(self) -> None:
+        """Raise NotFittedError unless every mechanism is ready to answer."""
+        for name, mechanism in self.mechanisms.items():
+            try:
+                mechanism.noise_prior()
+            except NotFittedError as error:
+                raise NotFittedError(f"node '{name}': {error}") from None
+
+
