@@ -1,0 +1,63 @@
+"""Counterfactual images from structural causal models, and the audit that says whether they hold.
+
+Everything public is a name of this package and is imported when it is first used, so that `import causalcf` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from causalcf.attributes import Categorical, Flow
+    from causalcf.batch import Batch
+    from causalcf.datasets.morphomnist import MorphoMNIST
+    from causalcf.errors import AbductionError, CausalCFError, DataError, GraphError, NotFittedError, StoreError
+    from causalcf.graph import CausalGraph, Node, graph_names, load_graph
+    from causalcf.guidance import ClassifierFree, Decoupled, Guidance, Plain
+    from causalcf.image import Diffusion
+    from causalcf.interventions import Scale, Shift
+    from causalcf.judges import NetworkJudge, Ruler, fit_judges
+    from causalcf.mechanism import Mechanism
+    from causalcf.query import Abduction, Counterfactual, abduct, counterfactual, reconstruct
+    from causalcf.recipes import recipe
+    from causalcf.scm import SCM
+    from causalcf.soundness import AuditReport, audit
+    from causalcf.store import load, model_names, save
+    from causalcf.training import Training, fit
+
+_HOME = {
+    "attributes": ("Categorical", "Flow"),
+    "batch": ("Batch",),
+    "datasets.morphomnist": ("MorphoMNIST",),
+    "errors": ("AbductionError", "CausalCFError", "DataError", "GraphError", "NotFittedError", "StoreError"),
+    "graph": ("CausalGraph", "Node", "graph_names", "load_graph"),
+    "guidance": ("ClassifierFree", "Decoupled", "Guidance", "Plain"),
+    "image": ("Diffusion",),
+    "interventions": ("Scale", "Shift"),
+    "judges": ("NetworkJudge", "Ruler", "fit_judges"),
+    "mechanism": ("Mechanism",),
+    "query": ("Abduction", "Counterfactual", "abduct", "counterfactual", "reconstruct"),
+    "recipes": ("recipe",),
+    "scm": ("SCM",),
+    "soundness": ("AuditReport", "audit"),
+    "store": ("load", "model_names", "save"),
+    "training": ("Training", "fit"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted([*_MODULE, "__version__"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("causalcf")
+    if name not in _MODULE:
+        raise AttributeError(f"module 'causalcf' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"causalcf.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 from causalcf.batch import Batch
@@ -13,6 +13,12 @@ from causalcf.errors import DataError
 from causalcf.graph import load_graph
 from causalcf.guidance import Decoupled
 from causalcf.scm import SCM
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from causalcf.query import Counterfactual
 
 __all__ = ["RECIPES", "Recipe", "recipe"]
 
@@ -30,6 +36,11 @@ def _morphomnist_scm() -> SCM:
     return SCM(load_graph("morphomnist"), {"image": Diffusion(steps=20, guidance=Decoupled(1.0, weights={"digit": 2.5}))})
 
 
+def _morphomnist_truth(answer: Counterfactual) -> NDArray[np.uint8] | None:
+    """Another digit in the same hand does not exist; another thickness or intensity of the same digit does."""
+    return None if "digit" in answer.do else MorphoMNIST("test").images(answer.frame)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A study: its data, its model and how it is trained.
@@ -38,17 +49,31 @@ class Recipe:
         batch: (split, rows, seed, jobs) to a batch.
         scm: an unfitted model.
         rows: of training data.
+        judge_rows: of the judges' training data, from a split of their own.
+        rulers: by attribute, the quantity that a `Ruler` measures; the other judges are networks.
+        truth: the true counterfactual images of an answer, or None where the study's equations do not say.
         training: settings of `causalcf.Training`, but for its length.
     """
 
     batch: Callable[[Split, int, int, int], Batch]
     scm: Callable[[], SCM]
     rows: int
+    judge_rows: int
+    rulers: Mapping[str, str] = field(default_factory=dict)
+    truth: Callable[[Counterfactual], NDArray[np.uint8] | None] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
 RECIPES: dict[str, Recipe] = {
-    "morphomnist": Recipe(_morphomnist_batch, _morphomnist_scm, rows=39_000, training={"decorrelate": 0.6}),
+    "morphomnist": Recipe(
+        _morphomnist_batch,
+        _morphomnist_scm,
+        rows=39_000,
+        judge_rows=14_400,
+        rulers={"thickness": "thickness", "intensity": "intensity"},
+        truth=_morphomnist_truth,
+        training={"decorrelate": 0.6},
+    ),
 }
 
 

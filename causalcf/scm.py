@@ -28,7 +28,7 @@ from causalcf.mechanism import Mechanism
 from causalcf.seeds import RowGenerator, row_keys
 
 if TYPE_CHECKING:
-    from causalcf.store import Manifest
+    from causalcf.files import Manifest
 
 __all__ = ["SCM"]
 

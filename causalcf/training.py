@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from causalcf.batch import Batch
 from causalcf.encoding import encode
 from causalcf.errors import CausalCFError, DataError, StoreError
+from causalcf.files import verify, write_directory
 from causalcf.mechanism import Mechanism
 from causalcf.progress import progress as show_progress
 from causalcf.scm import SCM
 from causalcf.seeds import RowGenerator, step_generator
-from causalcf.store import verify, write_directory
 
 __all__ = ["Training", "fit"]
 
