@@ -57,9 +57,9 @@ class Diffusion(Mechanism):
         patch: int = 2,
         layers: int = 1,
         attention: bool = False,
-        steps: int = 20,
+        steps: int = 25,
         guidance: Guidance | None = None,
-        tolerance: float = 1e-3,
+        tolerance: float = 3e-3,
         hide_all: float = 0.1,
         hide_one: float = 0.1,
         denoiser: AttributeSplitUNet | None = None,
@@ -73,7 +73,7 @@ class Diffusion(Mechanism):
         )
         self.guidance = guidance or Plain()
         self.steps = steps
-        self.levels = Levels.from_scheduler(self.scheduler, steps)
+        self.levels = Levels.from_scheduler(self.scheduler, steps, spacing="quadratic")
 
     def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
         shape = tuple(value.shape[1:])
@@ -97,7 +97,7 @@ class Diffusion(Mechanism):
         if guidance is not None:
             other.guidance = guidance
         if steps is not None:
-            other.steps, other.levels = steps, Levels.from_scheduler(self.scheduler, steps)
+            other.steps, other.levels = steps, Levels.from_scheduler(self.scheduler, steps, spacing="quadratic")
         return other
 
     def noise_prior(self) -> dist.TorchDistribution:
@@ -117,7 +117,7 @@ class Diffusion(Mechanism):
 
         with torch.inference_mode():
             noise, trace = fixed_point_inversion(value.float(), self.levels, eps, tolerance=self.tolerance)
-        if max(trace.residual) > 100 * self.tolerance:
+        if max(trace.residual) > 10 * self.tolerance:
             warnings.warn(
                 f"abduction stopped at a residual of {max(trace.residual):.2g} (tolerance {self.tolerance:g}): the "
                 "counterfactual may lose detail. Train longer or use more steps.",
@@ -173,6 +173,6 @@ class Diffusion(Mechanism):
     def load(cls, directory: Path) -> Self:
         settings: dict[str, Any] = json.loads((directory / "mechanism.json").read_text())
         settings["guidance"] = guidance_from_dict(settings["guidance"])
-        denoiser = AttributeSplitUNet.from_pretrained(directory / "denoiser", torch_dtype=torch.float32)
+        denoiser = AttributeSplitUNet.from_pretrained(directory / "denoiser", torch_dtype=torch.float32, low_cpu_mem_usage=False)
         denoiser.unet.to(memory_format=torch.channels_last)
         return cls(denoiser=denoiser, **settings).eval()

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -30,8 +30,9 @@ from causalcf.errors import AbductionError
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
-__all__ = ["InversionTrace", "Levels", "NoisePrediction", "fixed_point_inversion", "sample"]
+__all__ = ["InversionTrace", "Levels", "NoisePrediction", "Spacing", "fixed_point_inversion", "sample"]
 
+Spacing = Literal["trailing", "quadratic"]
 NoisePrediction = Callable[[Tensor, int, Tensor], Tensor]
 """eps(x, timestep, rows): the noise in x, (rows, ...), where `rows` says which rows of the batch x holds."""
 
@@ -50,8 +51,14 @@ class Levels:
     sigmas: tuple[float, ...]
 
     @classmethod
-    def from_scheduler(cls, scheduler: DDIMScheduler, steps: int) -> Levels:
-        """The levels that a diffusers DDIM scheduler visits in this many steps.
+    def from_scheduler(cls, scheduler: DDIMScheduler, steps: int, *, spacing: Spacing = "trailing") -> Levels:
+        """The levels that are visited in this many steps.
+
+        Args:
+            scheduler: its noise schedule.
+            steps: how many levels there are besides the clean image.
+            spacing: `trailing` is the grid of the diffusers scheduler itself; `quadratic` puts more levels near the clean image,
+                where undoing a long step is ill-posed because denoising forgets.
 
         Raises:
             AbductionError: the scheduler clips its prediction, which cannot be undone, or the grids of the two directions
@@ -71,14 +78,18 @@ class Levels:
         if config.prediction_type != "epsilon":
             raise AbductionError(f"prediction_type is '{config.prediction_type}': only 'epsilon' is supported.")
         total = int(config.num_train_timesteps)
-        if not 1 <= steps <= total or total % steps:
-            near = [n for n in range(1, total + 1) if total % n == 0]
-            near = sorted(sorted(near, key=lambda n: abs(n - steps))[:4])
-            raise AbductionError(
-                f"steps={steps} does not divide the {total} timesteps of training, so that the grids of abduction and "
-                f"prediction would differ. Try one of {', '.join(map(str, near))}."
-            )
-        timesteps = tuple(range(total // steps - 1, total, total // steps))
+        if spacing == "trailing":
+            if not 1 <= steps <= total or total % steps:
+                near = sorted((n for n in range(1, total + 1) if total % n == 0), key=lambda n: abs(n - steps))[:4]
+                raise AbductionError(
+                    f"steps={steps} does not divide the {total} timesteps of training, so that the grids of abduction and "
+                    f"prediction would differ. Try one of {', '.join(map(str, sorted(near)))}."
+                )
+            timesteps = tuple(range(total // steps - 1, total, total // steps))
+        else:
+            timesteps = tuple(round((total - 1) * (level / steps) ** 2) for level in range(1, steps + 1))
+            if not timesteps or len(set(timesteps)) < steps:
+                raise AbductionError(f"steps={steps} is not possible with quadratic spacing of {total} timesteps. Try 10 to 50.")
         cumulative = scheduler.alphas_cumprod.double()
         signal = [1.0, *(float(cumulative[t]) for t in timesteps)]
         return cls(timesteps, tuple(a**0.5 for a in signal), tuple((1 - a) ** 0.5 for a in signal))
@@ -121,13 +132,14 @@ def fixed_point_inversion(
     levels: Levels,
     predict: NoisePrediction,
     *,
-    tolerance: float = 1e-3,
+    tolerance: float = 3e-3,
     iterations: int = 8,
 ) -> tuple[Tensor, InversionTrace]:
     """The noise from which `sample` gives back the image.
 
-    Every level's implicit equation is solved by fixed-point iteration, warm-started with the previous level's eps. A row
-    stops as soon as its residual is below the tolerance; where the residual grows, the row's step is halved.
+    Every level's implicit equation is solved by fixed-point iteration, warm-started by extending the line through the two
+    previous levels' eps. A row stops as soon as its residual is below the tolerance; where the residual grows, its step is
+    halved.
 
     Args:
         image: clean, (batch, ...), in [-1, 1].
@@ -144,12 +156,14 @@ def fixed_point_inversion(
     """
     trace = InversionTrace()
     scaled, eps = image, torch.zeros_like(image)
+    before: Tensor | None = None
     for level in range(1, len(levels) + 1):
         timestep, alpha, gap = levels.timesteps[level - 1], levels.alphas[level], levels.gap(level)
         active = torch.arange(len(image))
         damping = torch.ones(len(image))
         best = torch.full((len(image),), torch.inf)
-        guess, accepted = eps, eps.clone()
+        guess = eps if before is None else 2 * eps - before
+        accepted = guess.clone()
         for _ in range(iterations):
             found = predict(alpha * (scaled[active] + gap * guess[active]), timestep, active)
             trace.evaluations += len(active)
@@ -168,6 +182,6 @@ def fixed_point_inversion(
             if not len(active):
                 break
         trace.residual.append(float(best.max()))
-        eps = accepted
+        before, eps = eps if level > 1 else None, accepted
         scaled = scaled + gap * eps
     return scaled * levels.alphas[-1], trace

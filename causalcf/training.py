@@ -220,10 +220,9 @@ def _fit_image(
                 if checkpoints and run.seconds - saved >= 60 * plan.checkpoint_minutes:
                     run.save(checkpoints)
                     saved = run.seconds
-        except KeyboardInterrupt:
-            if checkpoints:
+        finally:  # also when the run is over or interrupted: the next one goes on from here
+            if checkpoints and run.seconds > saved:
                 run.save(checkpoints)
-            raise
     run.ema.copy_to(run.parameters)
     mechanism.eval()
     for parameter in run.parameters:

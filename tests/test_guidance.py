@@ -1,0 +1,205 @@
+"""Guidance rules: coefficients worked out by hand, and what must hold whatever the parents and weights."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from causalcf.errors import DataError
+from causalcf.guidance import ClassifierFree, Decoupled, Plain, guidance_from_dict
+
+NAMES = "abcde"
+# sums of at most 12 terms of size up to 4, in float64: rounding is below 12 * 4 * 2.2e-16, far below this
+ROUNDING = 1e-12
+
+weights = st.floats(-4, 4).map(lambda w: round(w, 3))
+forms = st.sampled_from(["paper", "anchored", "nested"])
+
+
+@st.composite
+def questions(draw, least=0):
+    """Parents of an image, and those that an intervention moved."""
+    parents = list(NAMES[: draw(st.integers(1, 5))])
+    return parents, frozenset(draw(st.lists(st.sampled_from(parents), unique=True, min_size=least)))
+
+
+@st.composite
+def rules(draw, parents):
+    return draw(
+        st.one_of(
+            st.just(Plain()),
+            st.builds(ClassifierFree, weights),
+            st.builds(Decoupled, weights, weights, forms, st.dictionaries(st.sampled_from(parents), weights)),
+        )
+    )
+
+
+def shown(names):
+    return frozenset(names)
+
+
+def near(terms, expected):
+    """Whether two sums of masked predictions are the same but for rounding."""
+    return all(abs(terms.get(mask, 0.0) - expected.get(mask, 0.0)) < ROUNDING for mask in terms.keys() | expected.keys())
+
+
+def value(terms, eps):
+    return sum(coefficient * eps(mask) for mask, coefficient in terms.items())
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data())
+def test_coefficients_sum_to_one_and_none_is_zero(data):
+    parents, changed = data.draw(questions())
+    terms = data.draw(rules(parents)).terms(parents, changed, 500)
+    assert abs(sum(terms.values()) - 1) < ROUNDING
+    assert all(terms.values())
+    assert all(mask <= set(parents) for mask in terms)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.data())
+def test_without_an_intervention_every_rule_is_one_plain_pass(data):
+    parents, _ = data.draw(questions())
+    assert data.draw(rules(parents)).terms(parents, frozenset(), 0) == {shown(parents): 1.0}
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.data())
+def test_the_order_of_the_parents_is_irrelevant(data):
+    parents, changed = data.draw(questions())
+    rule = data.draw(rules(parents))
+    assert near(rule.terms(data.draw(st.permutations(parents)), changed, 0), rule.terms(parents, changed, 0))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(questions(least=1), st.sampled_from(["anchored", "nested"]), st.booleans())
+def test_anchored_and_nested_are_neutral_at_weight_one(question, form, named):
+    parents, changed = question
+    rule = Decoupled(1.0, form=form, weights=dict.fromkeys(parents, 1.0) if named else {})
+    assert rule.terms(parents, changed, 0) == {shown(parents): 1.0}
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(questions(least=1))
+def test_classifier_free_is_neutral_at_weight_one(question):
+    assert ClassifierFree(1.0).terms(*question, 0) == {shown(question[0]): 1.0}
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(questions(least=1))
+def test_the_papers_form_at_weight_one_is_its_formula_and_not_the_conditional(question):
+    parents, changed = question
+    rest = shown(parents) - changed
+    groups = [changed, rest] if rest else [shown(name) for name in parents]
+    expected = dict.fromkeys(groups, 1.0) | ({shown(""): 1.0 - len(groups)} if len(groups) > 1 else {})
+    assert near(Decoupled(1.0, form="paper").terms(parents, changed, 0), expected)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data())
+def test_the_forms_coincide_where_the_prediction_is_additive_over_the_groups(data):
+    parents, changed = data.draw(questions(least=1))
+    weight, invariant = data.draw(weights), data.draw(weights)
+    named = data.draw(st.dictionaries(st.sampled_from(parents), weights))
+    base = data.draw(weights)
+    contribution = {name: data.draw(weights) for name in parents}
+
+    def eps(mask):
+        return base + sum(contribution[name] for name in mask)
+
+    answers = [
+        value(Decoupled(weight, invariant, form, named).terms(parents, changed, 0), eps)
+        for form in ("paper", "anchored", "nested")
+    ]
+    # five contributions of size 4 times coefficients of size up to 5
+    assert max(answers) - min(answers) < 100 * ROUNDING
+
+
+def test_the_forms_differ_where_the_prediction_is_not_additive():
+    def eps(mask):
+        return len(mask) ** 2
+
+    answers = {
+        form: value(Decoupled(2.0, form=form).terms("abc", shown("a"), 0), eps) for form in ("paper", "anchored", "nested")
+    }
+    assert answers == {"paper": 6.0, "anchored": 10.0, "nested": 14.0}
+
+
+@pytest.mark.parametrize(
+    ("rule", "changed", "expected"),
+    [
+        (Plain(), "a", {"abc": 1}),
+        (ClassifierFree(2.0), "a", {"abc": 2, "": -1}),
+        (ClassifierFree(0.0), "a", {"": 1}),
+        # eps(0) + w_A [eps(pa_A) - eps(0)] + w_I [eps(pa_I) - eps(0)]
+        (Decoupled(2.0, form="paper"), "a", {"a": 2, "bc": 1, "": -2}),
+        (Decoupled(2.0, form="paper"), "ab", {"ab": 2, "c": 1, "": -2}),
+        (Decoupled(2.0, 0.5, form="paper"), "a", {"a": 2, "bc": 0.5, "": -1.5}),
+        (Decoupled(2.0, -1.0, form="paper"), "a", {"a": 2, "bc": -1}),
+        (Decoupled(2.0, form="paper"), "abc", {"a": 2, "b": 2, "c": 2, "": -5}),
+        # eps(pa) + (w_A - 1) [eps(pa_A) - eps(0)] + (w_I - 1) [eps(pa_I) - eps(0)]
+        (Decoupled(2.0), "a", {"abc": 1, "a": 1, "": -1}),
+        (Decoupled(3.0, 0.5), "a", {"abc": 1, "a": 2, "bc": -0.5, "": -1.5}),
+        (Decoupled(2.0), "abc", {"abc": 1, "a": 1, "b": 1, "c": 1, "": -3}),
+        # eps(pa) + (w_A - 1) [eps(pa) - eps(pa_I)] + (w_I - 1) [eps(pa) - eps(pa_A)]
+        (Decoupled(2.0, form="nested"), "a", {"abc": 2, "bc": -1}),
+        (Decoupled(3.0, 0.5, form="nested"), "a", {"abc": 2.5, "bc": -2, "a": 0.5}),
+        (Decoupled(2.0, form="nested"), "abc", {"abc": 4, "bc": -1, "ac": -1, "ab": -1}),
+        # weights by attribute: each named one is a group of its own where it is affected
+        (Decoupled(2.0, weights={"a": 4.0}, form="paper"), "ab", {"a": 4, "b": 2, "c": 1, "": -6}),
+        (Decoupled(2.0, weights={"a": 4.0}), "ab", {"abc": 1, "a": 3, "b": 1, "": -4}),
+        (Decoupled(2.0, weights={"a": 4.0}, form="nested"), "ab", {"abc": 5, "bc": -3, "ac": -1}),
+        (Decoupled(1.0, weights={"a": 4.0}), "ab", {"abc": 1, "a": 3, "": -3}),
+        (Decoupled(2.0, weights={"c": 4.0}), "ab", {"abc": 1, "ab": 1, "": -1}),
+        (Decoupled(2.0, weights={"a": 3.0, "b": 4.0, "c": 5.0}), "abc", {"abc": 1, "a": 2, "b": 3, "c": 4, "": -9}),
+    ],
+)
+def test_the_formulas_worked_out_by_hand(rule, changed, expected):
+    terms = rule.terms(["a", "b", "c"], shown(changed), 0)
+    assert terms == {shown(mask): float(coefficient) for mask, coefficient in expected.items()}
+
+
+def test_one_parent_alone_is_classifier_free_guidance_in_every_form():
+    for form in ("paper", "anchored", "nested"):
+        assert Decoupled(2.0, form=form).terms(["a"], shown("a"), 0) == ClassifierFree(2.0).terms(["a"], shown("a"), 0)
+
+
+def test_a_weight_for_something_that_is_no_parent_is_an_error():
+    with pytest.raises(DataError, match=r"thicknes, which is no parent of the image\. Its parents are: thickness, digit"):
+        Decoupled(weights={"thicknes": 2.0}).terms(["thickness", "digit"], shown(["digit"]), 0)
+
+
+def test_an_unknown_form_is_an_error_that_lists_the_forms():
+    with pytest.raises(DataError, match=r"no form 'anchord'\. Forms are: paper, anchored, nested"):
+        Decoupled(form="anchord")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bad: Decoupled(bad),
+        lambda bad: Decoupled(2.0, bad),
+        lambda bad: Decoupled(weights={"a": bad}),
+        lambda bad: ClassifierFree(bad),
+    ],
+    ids=["weight", "invariant", "weights", "classifier-free"],
+)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_finite_number_is_an_error_rather_than_dropped(make, bad):
+    with pytest.raises(DataError, match=r"weight|invariant"):
+        make(bad).terms(["a", "b"], shown("a"), 0)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_rule_survives_the_way_through_json(data):
+    rule = data.draw(rules(list(NAMES)))
+    assert guidance_from_dict(json.loads(json.dumps(rule.to_dict()))) == rule
+
+
+@pytest.mark.parametrize("saved", [{"rule": "Decopled"}, {}, {"weight": 2.0}])
+def test_an_unknown_rule_is_an_error_that_lists_the_rules(saved):
+    with pytest.raises(DataError, match="Rules are: Plain, ClassifierFree, Decoupled"):
+        guidance_from_dict(saved)

@@ -1,0 +1,294 @@
+"""Deterministic diffusion against a denoiser that is known in closed form.
+
+Where pixels are Gaussian, x0 ~ N(m, c^2), the true noise prediction is
+
+    eps(x, t) = sigma (x - alpha m) / (alpha^2 c^2 + sigma^2)
+
+and the probability flow from x_T to x_0 is the affine map x_0 = m + c (x_T - alpha m) / sqrt(alpha^2 c^2 + sigma^2).
+"""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from causalcf.errors import AbductionError
+from causalcf.solvers import Levels, fixed_point_inversion, sample
+
+MEAN, SPREAD = 0.3, 0.5
+SHAPE = 1, 4, 4
+
+
+def scheduler(**settings):
+    return DDIMScheduler(**{"num_train_timesteps": 1000, "clip_sample": False, "timestep_spacing": "trailing"} | settings)
+
+
+CUMULATIVE = scheduler().alphas_cumprod.double()
+
+
+class Gaussian:
+    """The exact noise prediction for x0 ~ N(m, c^2), with a count of the rows that it was asked for."""
+
+    def __init__(self, mean=MEAN, spread=SPREAD):
+        self.mean, self.spread, self.rows = mean, spread, 0
+
+    def __call__(self, x, timestep, rows):
+        assert len(rows) == len(x)
+        self.rows += len(x)
+        alpha, sigma = float(CUMULATIVE[timestep]) ** 0.5, float(1 - CUMULATIVE[timestep]) ** 0.5
+        return sigma * (x - alpha * self.mean) / (alpha**2 * self.spread**2 + sigma**2)
+
+    def flow(self, noise, alpha, sigma):
+        """The exact image of a noise at the level (alpha, sigma)."""
+        return self.mean + self.spread * (noise - alpha * self.mean) / math.sqrt(alpha**2 * self.spread**2 + sigma**2)
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def images(rows, seed=0, dtype=torch.float32):
+    return (MEAN + SPREAD * normal(rows, *SHAPE, seed=seed)).to(dtype)
+
+
+def one_shot_inversion(image, levels, predict):
+    """DDIM inversion as diffusers and the published baselines do it: the equation is not solved, but guessed once."""
+    scaled, rows = image, torch.arange(len(image))
+    for level in range(1, len(levels) + 1):
+        eps = predict(levels.alphas[level - 1] * scaled, levels.timesteps[level - 1], rows)
+        scaled = scaled + levels.gap(level) * eps
+    return scaled * levels.alphas[-1]
+
+
+def rms(x):
+    return float(x.double().square().mean().sqrt())
+
+
+def flow_error(steps):
+    levels, predict, noise = Levels.from_scheduler(scheduler(), steps), Gaussian(), normal(64, *SHAPE)
+    exact = predict.flow(noise, levels.alphas[-1], levels.sigmas[-1])
+    return rms(sample(noise, levels, predict) - exact)
+
+
+def test_sampling_converges_to_the_probability_flow_map():
+    errors = {steps: flow_error(steps) for steps in (50, 100, 200, 500, 1000)}
+    assert all(errors[steps] < 10 * SPREAD / steps for steps in errors)
+    # Euler's method has order one: half the step, half the error; a quarter either way is left for the second order
+    for steps in (50, 100, 500):
+        assert 1.5 < errors[steps] / errors[2 * steps] < 2.5
+
+
+def test_sampling_a_point_mass_gives_the_point():
+    # c = 0: eps = (x - alpha m) / sigma, and every DDIM step is exact
+    levels = Levels.from_scheduler(scheduler(), 10)
+    result = sample(normal(5, *SHAPE), levels, Gaussian(spread=0.0))
+    assert torch.allclose(result, torch.full_like(result, MEAN), atol=1e-10)  # float64, ten steps, divided by alpha_T = .006
+
+
+def test_inversion_of_a_gaussian_is_the_probability_flow_map():
+    predict, image = Gaussian(), images(64)
+    errors = {}
+    for steps in (50, 100, 200):
+        levels = Levels.from_scheduler(scheduler(), steps)
+        noise, _ = fixed_point_inversion(image, levels, predict, tolerance=1e-5, iterations=50)
+        errors[steps] = rms(predict.flow(noise.double(), levels.alphas[-1], levels.sigmas[-1]) - image)
+    assert all(errors[steps] < 10 * SPREAD / steps for steps in errors)
+    assert 1.5 < errors[50] / errors[100] < 2.5
+    assert 1.5 < errors[100] / errors[200] < 2.5
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_sampling_undoes_inversion_to_the_tolerance(steps):
+    levels, predict, image = Levels.from_scheduler(scheduler(), steps), Gaussian(), images(32)
+    tolerance = 1e-4
+    noise, trace = fixed_point_inversion(image, levels, predict, tolerance=tolerance, iterations=50)
+    assert len(trace.residual) == steps
+    assert max(trace.residual) <= tolerance
+    # every level adds at most its residual, which the flow to the image multiplies by c / sqrt(alpha^2 c^2 + sigma^2) <= 1
+    error = rms(sample(noise, levels, predict) - image)
+    assert error < steps * tolerance
+    guessed = one_shot_inversion(image, levels, predict)
+    assert error < 0.1 * rms(sample(guessed, levels, predict) - image)
+
+
+def test_the_default_settings_are_far_better_than_one_shot_inversion():
+    levels, predict, image = Levels.from_scheduler(scheduler(), 20), Gaussian(), images(32)
+    noise, _ = fixed_point_inversion(image, levels, predict)
+    guessed = one_shot_inversion(image, levels, predict)
+    assert rms(sample(noise, levels, predict) - image) < 0.1 * rms(sample(guessed, levels, predict) - image)
+
+
+def test_a_smaller_tolerance_gives_a_smaller_error():
+    levels, predict, image = Levels.from_scheduler(scheduler(), 20), Gaussian(), images(32)
+    errors = []
+    for tolerance in (1e-2, 1e-3, 1e-4):
+        noise, _ = fixed_point_inversion(image, levels, predict, tolerance=tolerance, iterations=50)
+        errors.append(rms(sample(noise, levels, predict) - image))
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_the_noise_of_images_from_the_model_is_standard_normal():
+    levels, rows = Levels.from_scheduler(scheduler(), 200), 500
+    noise, _ = fixed_point_inversion(images(rows), levels, Gaussian())
+    n = noise.numel()
+    # 5 standard deviations of a mean and of a standard deviation of n normals, and Euler's bias of 10 / steps
+    assert abs(float(noise.mean())) < 5 / math.sqrt(n) + 10 / 200 * abs(MEAN)
+    assert abs(float(noise.std()) - 1) < 5 / math.sqrt(2 * n) + 10 / 200
+
+
+def test_a_row_gets_the_same_answer_alone_and_in_a_batch():
+    levels, predict, image = Levels.from_scheduler(scheduler(), 20), Gaussian(), images(9)
+    image[3] *= 20  # a row that needs more iterations than the others
+    together, _ = fixed_point_inversion(image, levels, predict)
+    back = sample(together, levels, predict)
+    for row in range(len(image)):
+        alone, _ = fixed_point_inversion(image[[row]], levels, predict)
+        assert torch.equal(alone[0], together[row])
+        assert torch.equal(sample(alone, levels, predict)[0], back[row])
+
+
+def test_the_network_is_told_which_rows_it_is_given():
+    levels, image = Levels.from_scheduler(scheduler(), 10), images(6)
+    spreads = torch.linspace(0.2, 0.9, 6).view(-1, 1, 1, 1)
+
+    def predict(x, timestep, rows):
+        return Gaussian(spread=spreads[rows])(x, timestep, rows)
+
+    together, _ = fixed_point_inversion(image, levels, predict)
+    for row in range(6):
+        alone, _ = fixed_point_inversion(image[[row]], levels, Gaussian(spread=spreads[[row]]))
+        assert torch.equal(alone[0], together[row])
+
+
+def test_evaluations_are_counted_truly():
+    levels, image = Levels.from_scheduler(scheduler(), 20), images(7)
+    image[2] *= 20
+    predict = Gaussian()
+    _, trace = fixed_point_inversion(image, levels, predict)
+    assert trace.evaluations == predict.rows
+    assert 7 * 20 <= trace.evaluations <= 7 * 20 * 8
+    predict = Gaussian()
+    sample(image, levels, predict)
+    assert predict.rows == 7 * 20
+
+
+def test_a_row_that_has_converged_is_not_evaluated_again():
+    levels, image = Levels.from_scheduler(scheduler(), 10), images(4)
+    seen = []
+
+    def predict(x, timestep, rows):
+        seen.append(rows.tolist())
+        return Gaussian(spread=torch.tensor([0.0, 1.0, 0.0, 1.0])[rows].view(-1, 1, 1, 1))(x, timestep, rows)
+
+    fixed_point_inversion(image, levels, predict, tolerance=1e-6)
+    assert any(rows == [0, 2] or rows == [1, 3] for rows in seen)
+    assert all(rows == sorted(set(rows)) for rows in seen)
+
+
+def test_one_iteration_a_level_costs_one_evaluation_a_level():
+    levels, predict = Levels.from_scheduler(scheduler(), 20), Gaussian()
+    _, trace = fixed_point_inversion(images(3), levels, predict, iterations=1)
+    assert predict.rows == trace.evaluations == 3 * 20
+
+
+def test_the_trace_reports_the_residual_of_the_accepted_solution():
+    levels, image = Levels.from_scheduler(scheduler(), 5), images(3)
+    tolerance = 1e-3
+    noise, trace = fixed_point_inversion(image, levels, Gaussian(), tolerance=tolerance, iterations=2)
+    _, better = fixed_point_inversion(image, levels, Gaussian(), tolerance=tolerance, iterations=50)
+    assert torch.isfinite(noise).all()
+    assert max(trace.residual) > tolerance  # two iterations of five large steps do not suffice, and the trace says so
+    assert max(better.residual) <= tolerance
+
+
+def test_where_the_plain_iteration_diverges_damping_still_finds_the_solution():
+    steps, steep, tolerance = 10, 5, 1e-4
+    levels, image = Levels.from_scheduler(scheduler(), steps), images(4)
+    slope = -1.5  # of the equation's right side in z at one level: undamped, every iteration is 1.5 times further off
+
+    def predict(x, timestep, rows):
+        if timestep == levels.timesteps[steep - 1]:
+            return slope * x / (levels.alphas[steep] * levels.gap(steep))
+        return Gaussian()(x, timestep, rows)
+
+    noise, trace = fixed_point_inversion(image, levels, predict, tolerance=tolerance, iterations=50)
+    assert max(trace.residual) <= tolerance
+    # as without the steep level, but that the step back through it multiplies what it is given by 1 - slope
+    assert rms(sample(noise, levels, predict) - image) < (1 - slope) * steps * tolerance
+
+
+def test_inversion_keeps_the_precision_of_the_image():
+    levels, predict, image = Levels.from_scheduler(scheduler(), 20), Gaussian(), images(8, dtype=torch.float64)
+    noise, _ = fixed_point_inversion(image, levels, predict, tolerance=1e-12, iterations=200)
+    assert noise.dtype == torch.float64
+    assert rms(sample(noise, levels, predict) - image) < 20 * 1e-12  # steps * tolerance
+
+
+def test_inversion_leaves_the_image_as_it_was():
+    image = images(3)
+    before = image.clone()
+    fixed_point_inversion(image, Levels.from_scheduler(scheduler(), 10), Gaussian())
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_prediction_that_is_not_finite_is_an_error_that_names_the_rows(value):
+    def predict(x, timestep, rows):
+        eps = Gaussian()(x, timestep, rows)
+        eps[(rows == 1) | (rows == 4)] = value
+        return eps
+
+    with pytest.raises(AbductionError, match=r"timestep 99 is not finite for rows \[1, 4\]"):
+        fixed_point_inversion(images(6), Levels.from_scheduler(scheduler(), 10), predict)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"clip_sample": True}, "clip_sample=False"),
+        ({"thresholding": True}, "thresholding=False"),
+        ({"timestep_spacing": "leading"}, "timestep_spacing is 'leading'.*timestep_spacing='trailing'"),
+        ({"timestep_spacing": "linspace"}, "timestep_spacing is 'linspace'.*timestep_spacing='trailing'"),
+        ({"prediction_type": "v_prediction"}, "'v_prediction': only 'epsilon'"),
+    ],
+)
+def test_a_scheduler_that_abduction_cannot_undo_is_refused(settings, words):
+    with pytest.raises(AbductionError, match=words):
+        Levels.from_scheduler(scheduler(**settings), 20)
+
+
+@pytest.mark.parametrize(
+    ("steps", "near"), [(30, "20, 25, 40"), (3, "1, 2, 4, 5"), (999, "500, 1000"), (1001, "500, 1000"), (0, "1, 2"), (-5, "1, 2")]
+)
+def test_steps_that_do_not_divide_the_training_steps_are_refused_with_ones_that_do(steps, near):
+    with pytest.raises(AbductionError, match=f"steps={steps} does not divide the 1000 .*Try one of .*{near}"):
+        Levels.from_scheduler(scheduler(), steps)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 20, 50, 100, 250, 1000])
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_the_levels_are_those_that_diffusers_visits(steps, schedule):
+    ours = Levels.from_scheduler(scheduler(beta_schedule=schedule), steps)
+    theirs = scheduler(beta_schedule=schedule)
+    theirs.set_timesteps(steps)
+    assert list(reversed(ours.timesteps)) == theirs.timesteps.tolist()
+    assert len(ours) == steps
+    assert ours.alphas[0] == 1.0
+    assert ours.sigmas[0] == 0.0
+    assert all(a**2 + s**2 == pytest.approx(1, abs=1e-12) for a, s in zip(ours.alphas, ours.sigmas, strict=True))
+    assert all(ours.gap(level) > 0 for level in range(1, steps + 1))
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_sampling_is_the_ddim_loop_of_diffusers(steps):
+    theirs, noise, predict = scheduler(set_alpha_to_one=True), normal(8, *SHAPE, dtype=torch.float32), Gaussian()
+    rows = torch.arange(8)
+    theirs.set_timesteps(steps)
+    image = noise
+    for timestep in theirs.timesteps.tolist():
+        image = theirs.step(predict(image, timestep, rows), timestep, image, eta=0.0).prev_sample
+    ours = sample(noise, Levels.from_scheduler(scheduler(), steps), predict)
+    # float32: every step divides by alpha, the first by alpha_T = .006, so that rounding (1.2e-7) is magnified by 1 / alpha_T
+    alpha = float(CUMULATIVE[-1]) ** 0.5
+    assert float((ours - image).abs().max()) < 5 * torch.finfo(torch.float32).eps / alpha
