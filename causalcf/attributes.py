@@ -87,7 +87,7 @@ class _Perceptron(nn.Module):
         return cast(Tensor, self.linear(context) + self.bent(context))
 
 
-class _ConditionalAffine(ConditionalTransformModule):
+class _ConditionalAffine(ConditionalTransformModule):  # type: ignore[misc]
     """y = loc(context) + scale(context) x."""
 
     bijective = True
@@ -136,7 +136,7 @@ class AttributeMechanism(Mechanism):
     @classmethod
     def load(cls, directory: Path) -> Self:
         record = json.loads((directory / "mechanism.json").read_text())
-        mechanism = cls(spec=record["spec"], **record["settings"])  # type: ignore[call-arg]
+        mechanism = cls(spec=record["spec"], **record["settings"])
         mechanism.load_state_dict(load_file(directory / "weights.safetensors"))
         return mechanism.eval()
 
@@ -219,10 +219,13 @@ class Flow(AttributeMechanism):
             return value
 
     def loss(self, value: Tensor, parents: Parents, *, generator: Any = None) -> Tensor:
-        return -dist.TransformedDistribution(self.noise_prior().expand(value.shape), self._transforms(parents)).log_prob(value)
+        return cast(
+            Tensor,
+            -dist.TransformedDistribution(self.noise_prior().expand(value.shape), self._transforms(parents)).log_prob(value),
+        )
 
 
-class _Column(T.Transform):
+class _Column(T.Transform):  # type: ignore[misc]
     """A one-dimensional Pyro transform, applied to every number of a row vector by itself."""
 
     domain = dist.constraints.real

@@ -34,7 +34,9 @@ Seed = Annotated[int, typer.Option(help="Everything random is a function of it."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Rule = Annotated[
     str | None,
-    typer.Option(help="plain, cfg:W, paper:W, anchored:W or nested:W with a weight W, or anchored:digit=2.5,thickness=1 by name."),
+    typer.Option(
+        help="plain, cfg:W, paper:W, anchored:W or nested:W with a weight W, or anchored:digit=2.5,thickness=1 by name."
+    ),
 ]
 
 
@@ -104,7 +106,14 @@ def _audit(
     study = recipe(scm.graph.name)
     batch = study.batch("test", rows, 0, 1)
     report = audit(
-        scm, batch, truth=study.truth, guidance=_guidance(guidance), steps=steps, rounds_rows=rounds_rows, seed=seed, progress=not as_json
+        scm,
+        batch,
+        truth=study.truth,
+        guidance=_guidance(guidance),
+        steps=steps,
+        rounds_rows=rounds_rows,
+        seed=seed,
+        progress=not as_json,
     )
     paths = _write_report(report, out)
     seconds = round(time.monotonic() - start, 1)
@@ -172,7 +181,9 @@ def fit(
     study: Annotated[str, typer.Argument(help="A study by name: morphomnist.")],
     out: Out,
     minutes: Annotated[float | None, typer.Option(help="Of training the image mechanism.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps of the image mechanism; with --minutes, whichever ends first.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Gradient steps of the image mechanism; with --minutes, whichever ends first.")
+    ] = None,
     rows: Annotated[int | None, typer.Option(help="Training rows; the study's own number unless told.", min=100)] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -187,7 +198,9 @@ def fit(
     plan = Training(minutes=minutes, steps=steps, **chosen.training)
     checkpoints = out.with_name(out.name + ".checkpoints")
     if not as_json:
-        typer.echo(f"Drawing the data of {study}. Checkpoints go to {checkpoints}; run the same command again to go on from there.")
+        typer.echo(
+            f"Drawing the data of {study}. Checkpoints go to {checkpoints}; run the same command again to go on from there."
+        )
     batch = chosen.batch("train", rows or chosen.rows, seed, 2)
     try:
         scm = train(chosen.scm(), batch, seed=seed, training=plan, checkpoints=checkpoints, progress=not as_json)

@@ -54,7 +54,7 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     _supports_gradient_checkpointing = False
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         parents: Sequence[Mapping[str, Any]],
@@ -103,9 +103,7 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         blocks = [
             torch.where(shown[:, place, None], embedding(parents[name]), null)
-            for place, (name, embedding, null) in enumerate(
-                zip(self.names, self.embeddings, self.null_tokens, strict=True)
-            )
+            for place, (name, embedding, null) in enumerate(zip(self.names, self.embeddings, self.null_tokens, strict=True))
         ]
         return torch.cat(blocks, dim=1)
 

@@ -34,7 +34,7 @@ def decode_column(node: Node, value: Tensor) -> NDArray[Any]:
         return np.asarray(value.numpy())
     states = list(node.states or ())
     kind = object if any(isinstance(state, str) for state in states) else np.int64
-    return np.array(states, dtype=kind)[value.numpy()]
+    return np.asarray(np.array(states, dtype=kind)[value.numpy()])
 
 
 def encode_image(pixels: NDArray[np.uint8]) -> Tensor:

@@ -1,6 +1,6 @@
 """Directories that are complete or absent: written beside their final name, then renamed, with a digest of every file.
 
-    manifest.json    schema version, package versions, what the writer adds, SHA-256 and size of every file
+manifest.json    schema version, package versions, what the writer adds, SHA-256 and size of every file
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def verify(directory: str | Path) -> Manifest:
             f"'{directory}' is no causalcf directory: its manifest.json is missing or unreadable ({error}). Save it again."
         ) from None
     if schema != SCHEMA:
-        raise StoreError(f"'{directory}' has schema {schema}; this causalcf reads schema {SCHEMA}. Use the version that wrote it.")
+        raise StoreError(
+            f"'{directory}' has schema {schema}; this causalcf reads schema {SCHEMA}. Use the version that wrote it."
+        )
     found = _files(directory)
     for name in sorted(set(expected) | set(found)):
         if name not in found:

@@ -65,7 +65,7 @@ class Diffusion(Mechanism):
         denoiser: AttributeSplitUNet | None = None,
     ) -> None:
         super().__init__()
-        self.network = {"channels": list(channels), "patch": patch, "layers": layers, "attention": attention}
+        self.network: dict[str, Any] = {"channels": list(channels), "patch": patch, "layers": layers, "attention": attention}
         self.tolerance, self.hide_all, self.hide_one = tolerance, hide_all, hide_one
         self.denoiser = denoiser
         self.scheduler = DDIMScheduler(
@@ -77,7 +77,7 @@ class Diffusion(Mechanism):
 
     def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
         shape = tuple(value.shape[1:])
-        factor = int(self.network["patch"]) * 2 ** (len(cast(list[int], self.network["channels"])) - 1)
+        factor = self.network["patch"] * 2 ** (len(self.network["channels"]) - 1)
         if shape[1] % factor or shape[2] % factor:
             raise AbductionError(
                 f"image node '{node.name}' is {shape[1]}x{shape[2]}, which this network cannot halve often enough: "
@@ -153,7 +153,7 @@ class Diffusion(Mechanism):
         hidden = torch.rand(rows, len(denoiser.names), generator=generator) < self.hide_one
         hidden |= torch.rand(rows, 1, generator=generator) < self.hide_all
         noisy = self.scheduler.add_noise(value, noise, time)
-        return (denoiser(noisy, time, parents, ~hidden) - noise).square().flatten(1).mean(1)
+        return cast(Tensor, (denoiser(noisy, time, parents, ~hidden) - noise).square().flatten(1).mean(1))
 
     def save(self, directory: Path) -> None:
         denoiser = copy.deepcopy(self._fitted()).half()

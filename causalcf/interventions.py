@@ -90,7 +90,9 @@ def resolve(graph: CausalGraph, do: Do, frame: pd.DataFrame) -> dict[str, pd.Ser
         if isinstance(value, pd.Series) and not value.index.equals(frame.index):
             raise DataError(f"the values for '{name}' have another index than the table; align them, or give an array.")
         if np.ndim(value) > 1 or (np.ndim(value) == 1 and len(value) != len(frame)):
-            raise DataError(f"the values for '{name}' have shape {np.shape(value)}; give one value, or one for each of {len(frame)} rows.")
+            raise DataError(
+                f"the values for '{name}' have shape {np.shape(value)}; give one value, or one for each of {len(frame)} rows."
+            )
         if node.discrete:
             column = pd.Series(value, index=frame.index, name=name, dtype=object)
         else:

@@ -7,6 +7,7 @@ counterfactuals saw.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -77,11 +78,12 @@ class NetworkJudge(nn.Module):
     def __init__(self, node: Mapping[str, Any], shape: Sequence[int], mean: float = 0.0, scale: float = 1.0) -> None:
         super().__init__()
         self.config = {"node": dict(node), "shape": list(shape), "mean": mean, "scale": scale}
-        self.node = Node(**{key: tuple(value) if isinstance(value, list) else value for key, value in node.items()})
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in node.items()}
+        self.node = Node(**fields)
         self.mean, self.scale = mean, scale
         widths = [shape[0], 24, 48, 64, 64]
         blocks: list[nn.Module] = []
-        for place, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for place, (before, after) in enumerate(itertools.pairwise(widths)):
             blocks += [nn.Conv2d(before, after, 3, stride=1 if place == 0 else 2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
         out = len(self.node.states) if self.node.states else 1
         self.layers = nn.Sequential(
@@ -98,7 +100,8 @@ class NetworkJudge(nn.Module):
             return super().__call__(images)
         self.eval()
         with torch.inference_mode():
-            parts = [self.forward(part.float() / 255) for part in torch.from_numpy(np.ascontiguousarray(images)).split(256)]
+            pixels = torch.from_numpy(np.ascontiguousarray(images))
+            parts = [self.forward(part.float() / 255) for part in torch.split(pixels, 256)]
         scores = torch.cat(parts)
         if self.node.discrete:
             return decode_column(self.node, scores.argmax(1))
@@ -149,7 +152,13 @@ def _fit(node: Node, pixels: Tensor, value: Tensor, *, epochs: int, seed: int, p
 
 
 def fit_judges(
-    batch: Batch, *, rulers: Mapping[str, str] | None = None, image: str | None = None, epochs: int = 12, seed: int = 0, progress: bool = False
+    batch: Batch,
+    *,
+    rulers: Mapping[str, str] | None = None,
+    image: str | None = None,
+    epochs: int = 12,
+    seed: int = 0,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """A judge for every parent of an image: a ruler where there is one, a network trained on this batch elsewhere.
 

@@ -66,7 +66,7 @@ class Mechanism(nn.Module, ABC):
     def loss(self, value: Tensor, parents: Parents, *, generator: Any) -> Tensor:
         """What training minimises, one number a row: (batch,)."""
 
-    def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:  # noqa: B027
+    def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
         """Size the mechanism for this node and these data, before training; a mechanism that is known needs nothing."""
 
     @abstractmethod

@@ -20,8 +20,8 @@ def image_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.flo
 def target_error(found: NDArray[Any], target: NDArray[Any], *, discrete: bool) -> NDArray[np.float64]:
     """Per row, 1 where a label is right and 0 where not; of a number, its absolute error: (row,)."""
     if discrete:
-        return (np.asarray(found) == np.asarray(target)).astype(np.float64)
-    return np.abs(np.asarray(found, dtype=float) - np.asarray(target, dtype=float))
+        return np.asarray(np.asarray(found) == np.asarray(target), dtype=np.float64)
+    return np.asarray(np.abs(np.asarray(found, dtype=float) - np.asarray(target, dtype=float)))
 
 
 def bootstrap_mean(values: NDArray[np.float64], *, seed: int, draws: int = 1000, level: float = 0.95) -> tuple[float, float]:

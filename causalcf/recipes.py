@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-
 from causalcf.batch import Batch
 from causalcf.datasets.morphomnist import MorphoMNIST, Split
 from causalcf.errors import DataError

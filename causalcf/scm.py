@@ -204,5 +204,3 @@ class SCM:
                 mechanism.noise_prior()
             except NotFittedError as error:
                 raise NotFittedError(f"node '{name}': {error}") from None
-
-

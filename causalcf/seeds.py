@@ -47,7 +47,7 @@ def row_keys(index: pd.Index) -> NDArray[np.uint64]:
     """A 64-bit key for every label of a DataFrame index, the same wherever the row appears."""
     from pandas.util import hash_pandas_object
 
-    return hash_pandas_object(index, index=False).to_numpy(dtype=np.uint64)
+    return np.asarray(hash_pandas_object(index, index=False), dtype=np.uint64)
 
 
 def _key(seed: int, stream: str) -> int:
@@ -110,7 +110,7 @@ class RowGenerator:
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Standard normal, float64, shape (rows, *shape)."""
-        return torch.special.ndtri(self.uniform(*shape))
+        return torch.as_tensor(torch.special.ndtri(self.uniform(*shape)))
 
     def gumbel(self, *shape: int) -> torch.Tensor:
         """Standard Gumbel, float64, shape (rows, *shape)."""

@@ -155,7 +155,7 @@ class _Scores:
 
     def table(self) -> pd.DataFrame:
         frame = pd.DataFrame(self.rows, columns=_COLUMNS)
-        return frame.astype({name: float for name in ("value", "low", "high", "floor", "ceiling", "truth")})
+        return frame.astype(dict.fromkeys(("value", "low", "high", "floor", "ceiling", "truth"), float))
 
 
 def _check_bits(scm: SCM, abduction: Abduction, answers: Mapping[str, Counterfactual]) -> pd.DataFrame:
@@ -166,7 +166,9 @@ def _check_bits(scm: SCM, abduction: Abduction, answers: Mapping[str, Counterfac
     same = nothing.frame.equals(factual.frame) and all(
         np.array_equal(nothing.images[name], factual.images[name]) for name in factual.images
     )
-    checks.append({"check": "null intervention", "passed": bool(same), "detail": "do() leaves every value as it was, bit for bit"})
+    checks.append(
+        {"check": "null intervention", "passed": bool(same), "detail": "do() leaves every value as it was, bit for bit"}
+    )
     for label, answer in answers.items():
         kept = [name for name in scm.graph.order if name not in answer.changed]
         same = all(
@@ -180,7 +182,9 @@ def _check_bits(scm: SCM, abduction: Abduction, answers: Mapping[str, Counterfac
     return pd.DataFrame(checks)
 
 
-def _score_composition(scores: _Scores, scm: SCM, abduction: Abduction, image: str, rounds: Sequence[int], rows: int | None, seed: int) -> None:
+def _score_composition(
+    scores: _Scores, scm: SCM, abduction: Abduction, image: str, rounds: Sequence[int], rows: int | None, seed: int
+) -> None:
     factual = abduction.factual.images[image]
     ceiling = float(image_distance(factual, np.roll(factual, 1, axis=0)).mean())
     current = abduction
@@ -204,7 +208,11 @@ def _score_noise(scores: _Scores, scm: SCM, abduction: Abduction, image: str) ->
             uniform = np.sort(mechanism.noise_prior().cdf(abduction.noise[name]).numpy())
             steps = np.arange(rows + 1) / rows
             distance = float(max((steps[1:] - uniform).max(), (uniform - steps[:-1]).max()))
-            row = {"low": None, "high": None, "floor": 0.868 / math.sqrt(rows)}  # the mean distance of a true sample
+            row: dict[str, Any] = {
+                "low": None,
+                "high": None,
+                "floor": 0.868 / math.sqrt(rows),
+            }  # the mean distance of a true sample
             scores.add("noise_fit", np.array([distance]), attribute=name, **{**row, "n": rows})
     spread = abduction.noise[image].flatten(1).double().numpy()
     scores.add("image_noise", np.sqrt((spread**2).mean(axis=1)), attribute=image, floor=1.0, better="floor")
@@ -225,7 +233,14 @@ def _score_judged(
         unit, better = ("accuracy", "high") if node.discrete else (node.unit or "", "low")
         more = {"do": label, "attribute": name}
         scores.add(
-            "effectiveness", error, floor=float(floor.mean()), ceiling=float(blind.mean()), truth=truth, unit=unit, better=better, **more
+            "effectiveness",
+            error,
+            floor=float(floor.mean()),
+            ceiling=float(blind.mean()),
+            truth=truth,
+            unit=unit,
+            better=better,
+            **more,
         )
         scale = 100.0 if node.discrete else 1.0
         unit = "point of accuracy" if node.discrete else unit

@@ -85,7 +85,7 @@ def _minibatches(rows: int, size: int, seed: int, stream: str, weights: Tensor |
             order = torch.randperm(rows, generator=generator)
         else:
             order = torch.multinomial(weights, rows, replacement=True, generator=generator)
-        yield from order[: rows - rows % size].split(size)
+        yield from torch.split(order[: rows - rows % size], size)
 
 
 def _row_weights(scm: SCM, image: str, values: Mapping[str, Tensor], strength: float) -> Tensor | None:
@@ -108,7 +108,9 @@ def _fit_attribute(name: str, mechanism: Mechanism, value: Tensor, parents: Mapp
             break
         loss = mechanism.loss(value[rows], {key: column[rows] for key, column in parents.items()}, generator=None).mean()
         if not torch.isfinite(loss):
-            raise CausalCFError(f"the loss of node '{name}' became {float(loss)} at step {step}. Look for extreme values in its column.")
+            raise CausalCFError(
+                f"the loss of node '{name}' became {float(loss)} at step {step}. Look for extreme values in its column."
+            )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -258,7 +260,9 @@ def fit(
     graph, plan = scm.graph, training or Training()
     without = [name for name in graph.images if name not in batch.images]
     if without:
-        raise DataError(f"the batch has no images for {', '.join(without)}. Pass Batch(graph, frame, images={{'{without[0]}': pixels}}).")
+        raise DataError(
+            f"the batch has no images for {', '.join(without)}. Pass Batch(graph, frame, images={{'{without[0]}': pixels}})."
+        )
     values = encode(batch)
     made: dict[str, Any] = {"seed": seed, "rows": len(batch), "images": {}}
     for name in graph.order:

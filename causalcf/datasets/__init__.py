@@ -1,0 +1,1 @@
+"""The studies and their data, one module each."""
