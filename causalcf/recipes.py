@@ -45,7 +45,7 @@ class Recipe:
     """A study: its data, its model and how it is trained.
 
     Attributes:
-        batch: (split, rows, seed, jobs) to a batch.
+        draw: (split, rows, seed, jobs) to a batch.
         scm: an unfitted model.
         rows: of training data.
         judge_rows: of the judges' training data, from a split of their own.
@@ -54,13 +54,17 @@ class Recipe:
         training: settings of `causalcf.Training`, but for its length.
     """
 
-    batch: Callable[[Split, int, int, int], Batch]
+    draw: Callable[[Split, int, int, int], Batch]
     scm: Callable[[], SCM]
     rows: int
     judge_rows: int
     rulers: Mapping[str, str] = field(default_factory=dict)
     truth: Callable[[Counterfactual], NDArray[np.uint8] | None] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    def batch(self, split: Split = "test", rows: int = 64, seed: int = 0, jobs: int = 1) -> Batch:
+        """Rows of one split of the study's data, checked against its graph; `jobs` processes draw them."""
+        return self.draw(split, rows, seed, jobs)
 
 
 RECIPES: dict[str, Recipe] = {

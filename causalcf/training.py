@@ -32,7 +32,7 @@ from causalcf.seeds import RowGenerator, step_generator
 
 __all__ = ["Training", "fit"]
 
-_ATTRIBUTE_STEPS = 1500
+_ATTRIBUTE_STEPS = 1200
 _DECAY = 0.5  # the last half of a run lowers the learning rate to zero
 
 
@@ -103,7 +103,7 @@ def _row_weights(scm: SCM, image: str, values: Mapping[str, Tensor], strength: f
 def _fit_attribute(name: str, mechanism: Mechanism, value: Tensor, parents: Mapping[str, Tensor], seed: int) -> None:
     optimiser = torch.optim.Adam(mechanism.parameters(), lr=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _ATTRIBUTE_STEPS)
-    for step, rows in enumerate(_minibatches(len(value), 1024, seed, name)):
+    for step, rows in enumerate(_minibatches(len(value), 512, seed, name)):
         if step == _ATTRIBUTE_STEPS:
             break
         loss = mechanism.loss(value[rows], {key: column[rows] for key, column in parents.items()}, generator=None).mean()
