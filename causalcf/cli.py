@@ -95,7 +95,7 @@ def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> di
 
 def _audit(
     model: str, rows: int, out: Path, seed: int, as_json: bool, *, guidance: str | None = None, steps: int | None = None,
-    rounds_rows: int | None = None,
+    again_rows: int | None = None,
 ) -> None:  # fmt: skip
     from causalcf.recipes import recipe
     from causalcf.soundness import audit
@@ -111,7 +111,7 @@ def _audit(
         truth=study.truth,
         guidance=_guidance(guidance),
         steps=steps,
-        rounds_rows=rounds_rows,
+        again_rows=again_rows,
         seed=seed,
         progress=not as_json,
     )
@@ -136,7 +136,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Ask do(thickness), do(intensity) and do(digit) of held-out real digits with the shipped model, and audit the answers."""
-    _audit("morphomnist", n, out, seed, as_json, rounds_rows=min(n, 16))
+    _audit("morphomnist", n, out, seed, as_json, again_rows=min(n, 12))
 
 
 @app.command("audit")

@@ -257,7 +257,7 @@ def audit(
     guidance: Guidance | None = None,
     steps: int | None = None,
     rounds: Sequence[int] = (1, 10),
-    rounds_rows: int | None = None,
+    again_rows: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> AuditReport:
@@ -272,7 +272,7 @@ def audit(
         guidance: the rule for images; the model's own unless told.
         steps: noise levels that an image visits each way; the model's own unless told.
         rounds: after how many rounds composition is measured.
-        rounds_rows: so many rows go on after the first round; all unless told.
+        again_rows: so many rows go through the model again, there and back, and round after round; all unless told.
         seed: of the interventions, the abduction of labels, and the intervals.
         progress: show how far it is.
 
@@ -300,17 +300,18 @@ def audit(
             answer = answers[label] = counterfactual(scm, abduction, do)
             true = truth(answer) if truth else None
             _score_judged(scores, answer, label, image, judges, read, true)
-            back = counterfactual(scm, answer.batch, {name: batch.frame[name] for name in do}, seed=seed)
-            error = image_distance(back.images[image], factual)
-            ceiling = float(image_distance(answer.images[image], factual).mean())
+            some = slice(0, again_rows)
+            back = counterfactual(scm, answer.batch.rows(some), {name: batch.frame[name].iloc[some] for name in do}, seed=seed)
+            error = image_distance(back.images[image], factual[some])
+            ceiling = float(image_distance(answer.images[image][some], factual[some]).mean())
             scores.add("reversibility", error, do=label, attribute=image, floor=0.0, ceiling=ceiling, unit="grey level")
             if true is not None:
                 error = image_distance(answer.images[image], true)
                 ceiling = float(image_distance(factual, true).mean())
                 scores.add("true_error", error, do=label, attribute=image, floor=0.0, ceiling=ceiling, unit="grey level")
-            errors[label] = pd.Series(error, index=batch.frame.index)
+            errors[label] = pd.Series(error, index=batch.frame.index[: len(error)])
         advance(1.0 + 2 * len(asked), "composition")
-        _score_composition(scores, scm, abduction, image, rounds, rounds_rows, seed)
+        _score_composition(scores, scm, abduction, image, rounds, again_rows, seed)
     mechanism: Any = scm.mechanisms[image]
     settings = {
         "seed": seed,

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors"},
     {"seeds", "progress", "files"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
-    {"batch", "attributes", "denoiser"},
+    {"batch", "attributes", "denoiser", "drawing"},
     {"image", "encoding", "interventions", "datasets.*"},
     {"scm"},
     {"query", "training", "store", "identify"},

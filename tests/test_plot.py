@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path
 
 from causalcf.batch import Batch
+from causalcf.drawing import draw_graph
 from causalcf.errors import DataError, GraphError
 from causalcf.graph import CausalGraph, Node, load_graph
-from causalcf.plot import counterfactual_figure, draw_graph, panel_figure, to_png
+from causalcf.plot import counterfactual_figure, panel_figure, to_png
 from causalcf.query import Counterfactual
 
 GRAPH = load_graph("morphomnist")
@@ -198,7 +199,7 @@ def test_figures_never_touch_pyplot_or_settings():
     code = (
         "import sys, matplotlib; before = matplotlib.rcParams.copy()\n"
         "from matplotlib.figure import Figure\n"
-        "from causalcf.graph import load_graph; from causalcf.plot import draw_graph, to_png\n"
+        "from causalcf.graph import load_graph; from causalcf.drawing import draw_graph; from causalcf.plot import to_png\n"
         "figure = Figure(); draw_graph(figure.add_subplot(), load_graph('morphomnist'), intervened=['digit']); to_png(figure)\n"
         "print('matplotlib.pyplot' in sys.modules, before == matplotlib.rcParams.copy())"
     )

@@ -14,7 +14,7 @@ from causalcf.soundness import draw_interventions
 
 @pytest.fixture(scope="module")
 def report(shipped, digits):
-    return ccf.audit(shipped, digits, truth=ccf.recipe("morphomnist").truth, rounds=(1, 2), rounds_rows=2, seed=0)
+    return ccf.audit(shipped, digits, truth=ccf.recipe("morphomnist").truth, rounds=(1, 2), again_rows=2, seed=0)
 
 
 def test_the_report_has_every_measure(report):
