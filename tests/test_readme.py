@@ -1,0 +1,30 @@
+"""The README's lines run as they stand."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def code() -> str:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)[0]
+
+
+def test_the_first_example_is_at_most_twelve_lines():
+    assert len([line for line in code().splitlines() if line.strip()]) <= 12
+
+
+def test_the_first_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code(), "README.md", "exec"), names)
+    assert (tmp_path / "runs" / "mine" / "manifest.json").is_file()
+    assert names["report"].passed
+    assert (names["cf"].frame["digit"] == "3").all()
+    assert (names["drawn"].frame["thickness"] == 4.0).all()
+
+
+def test_every_relative_link_leads_somewhere():
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8"))
+    assert targets
+    assert [target for target in targets if not (README.parent / target).exists()] == []
