@@ -146,11 +146,14 @@ def audit_command(
     n: Annotated[int, typer.Option(help="Held-out rows of the study.", min=2, max=1000)] = 256,
     guidance: Rule = None,
     steps: Annotated[int | None, typer.Option(help="Noise levels each way; the model's own unless told.")] = None,
+    again_rows: Annotated[
+        int | None, typer.Option(help="So many rows go there and back, and round after round; all unless told.", min=2)
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Audit a model on held-out rows: composition, effectiveness, amplification, reversibility, true error."""
-    _audit(model, n, out, seed, as_json, guidance=guidance, steps=steps)
+    _audit(model, n, out, seed, as_json, guidance=guidance, steps=steps, again_rows=again_rows)
 
 
 @app.command()
