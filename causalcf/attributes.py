@@ -48,10 +48,9 @@ def describe_parents(nodes: Sequence[Node], parents: Parents) -> list[dict[str, 
 
 
 def _scale(value: Tensor, name: str) -> float:
-    scale = float(value.std()) if len(value) > 1 else 0.0
-    if not scale > 0:
+    if not value.max() > value.min():
         raise DataError(f"column '{name}' is constant: nothing can be learned from it. Remove the node or bring more rows.")
-    return scale
+    return float(value.std())
 
 
 class _Context(nn.Module):
@@ -185,6 +184,11 @@ class Flow(AttributeMechanism):
             self.spline = T.conditional_spline(1, width, hidden_dims=[hidden], count_bins=bins, bound=4.0)
         elif bins:
             self.spline = T.Spline(1, count_bins=bins, bound=4.0)
+        low, high = spec["support"] or (None, None)
+        self.inside = (  # an extreme noise rounds to an end of the support, which is not part of it
+            None if low is None else math.nextafter(low, math.inf),
+            None if high is None else math.nextafter(high, -math.inf),
+        )
         self.standard = T.ComposeTransform([T.AffineTransform(spec["mean"], spec["scale"]), self._support(spec["support"])])
 
     def _transforms(self, parents: Parents) -> list[T.Transform]:
@@ -199,9 +203,11 @@ class Flow(AttributeMechanism):
         return [*chain, self.standard]
 
     def noise_prior(self) -> dist.TorchDistribution:
+        self._fitted()
         return cast(dist.TorchDistribution, dist.Normal(torch.zeros_like(self._anchor), 1.0))
 
     def draw_noise(self, generator: RowGenerator) -> Tensor:
+        self._fitted()
         return generator.normal()
 
     def abduct(self, value: Tensor, parents: Parents, *, generator: RowGenerator) -> Tensor:
@@ -216,7 +222,7 @@ class Flow(AttributeMechanism):
             value = noise
             for transform in self._transforms(parents):
                 value = transform(value)
-            return value
+            return value if self.inside == (None, None) else value.clamp(*self.inside)
 
     def loss(self, value: Tensor, parents: Parents, *, generator: Any = None) -> Tensor:
         return cast(

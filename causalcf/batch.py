@@ -38,19 +38,24 @@ def _check_number(column: pd.Series, node: Node) -> None:
         if len(outside):
             raise DataError(
                 f"column '{node.name}' has {len(outside)} values outside its support ({low:g}, {high:g})"
-                f"{f' {node.unit}' if node.unit else ''}, for example {column[outside[0]]:g} (rows {_some(list(outside))})."
+                f"{f' {node.unit}' if node.unit else ''}, for example {column[outside[0]]:g} (rows {_some(list(outside))}). "
+                "Drop the rows, correct the unit, or widen the node's support."
             )
 
 
 def _check_labels(column: pd.Series, node: Node) -> None:
     missing = column.index[column.isna()]
     if len(missing):
-        raise DataError(f"column '{node.name}' has {len(missing)} missing values (rows {_some(list(missing))}).")
+        raise DataError(
+            f"column '{node.name}' has {len(missing)} missing values (rows {_some(list(missing))}). Drop the rows or fill them."
+        )
     unknown = [label for label in pd.unique(column) if label not in set(node.states or ())]
     if unknown:
         allowed = ", ".join(repr(state) for state in node.states or ())
+        rows = list(column.index[column.isin(unknown)])
         raise DataError(
-            f"column '{node.name}' has the unknown label {_some([repr(label) for label in unknown])}. Labels are: {allowed}."
+            f"column '{node.name}' has the unknown label {_some([repr(label) for label in unknown])} (rows {_some(rows)}). "
+            f"Labels are: {allowed}. Correct them, or add the label to the node's states."
         )
 
 
@@ -93,6 +98,11 @@ class Batch:
             node = graph.node(name)
             (_check_labels if node.discrete else _check_number)(frame[name], node)
         graph.check(self.images, "use images for")
+        wrong = [name for name in self.images if graph.node(name).kind != "image"]
+        if wrong:
+            raise DataError(
+                f"there are images for '{wrong[0]}', which is no image node. Image nodes are: {', '.join(graph.images)}."
+            )
         for name in graph.images:
             if name in self.images:
                 self._check_image(graph.node(name), self.images[name])

@@ -1,6 +1,6 @@
 """Directories that are complete or absent: written beside their final name, then renamed, with a digest of every file.
 
-manifest.json    schema version, package versions, what the writer adds, SHA-256 and size of every file
+manifest.json    schema version, package versions, what the writer adds, SHA-256 and size of every file, and of itself
 """
 
 from __future__ import annotations
@@ -29,8 +29,28 @@ def _digest(path: Path) -> dict[str, Any]:
 
 
 def _files(directory: Path) -> dict[str, Path]:
-    found = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != "manifest.json")
+    manifest = directory / "manifest.json"
+    found = (path for path in sorted(directory.rglob("*")) if path.is_file() and path != manifest)
     return {path.relative_to(directory).as_posix(): path for path in found}
+
+
+def _own_digest(manifest: Manifest) -> str:
+    """The digest of everything in a manifest but itself."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether a directory is empty, or one that `write_directory` wrote."""
+    if not path.is_dir():
+        return False
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        return "causalcf" in manifest["versions"] and "files" in manifest
+    except OSError:
+        return not any(path.iterdir())
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _sync(path: Path) -> None:
@@ -50,18 +70,19 @@ def write_directory(path: str | Path, write: Callable[[Path], None], record: Map
         record: further entries of the manifest.
     """
     path = Path(path).resolve()
-    if path.exists() and not (path / "manifest.json").is_file() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not _replaceable(path):
         raise StoreError(f"'{path}' exists and is no causalcf directory, so it is not replaced. Choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         write(draft)
-        manifest = {
+        manifest: Manifest = {
             "schema": SCHEMA,
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             **record,
             "files": {name: _digest(file) for name, file in _files(draft).items()},
         }
+        manifest["digest"] = _own_digest(manifest)
         (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
         for file in [*_files(draft).values(), draft / "manifest.json", draft]:
             _sync(file)
@@ -69,8 +90,13 @@ def write_directory(path: str | Path, write: Callable[[Path], None], record: Map
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)) / "old"
             path.rename(old)
-            draft.rename(path)
-            shutil.rmtree(old.parent)
+            try:
+                draft.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+            finally:
+                shutil.rmtree(old.parent)
         else:
             draft.rename(path)
     except BaseException:
@@ -93,6 +119,8 @@ def verify(directory: str | Path) -> Manifest:
         manifest: Manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
         expected: dict[str, Any] = manifest["files"]
         schema = manifest["schema"]
+        if not isinstance(expected, dict):
+            raise TypeError("'files' is no table")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"'{directory}' is no causalcf directory: its manifest.json is missing or unreadable ({error}). Save it again."
@@ -101,6 +129,8 @@ def verify(directory: str | Path) -> Manifest:
         raise StoreError(
             f"'{directory}' has schema {schema}; this causalcf reads schema {SCHEMA}. Use the version that wrote it."
         )
+    if manifest.get("digest") != _own_digest(manifest):
+        raise StoreError(f"'{directory}' is damaged: manifest.json has other contents than were saved. Copy or save it again.")
     found = _files(directory)
     for name in sorted(set(expected) | set(found)):
         if name not in found:

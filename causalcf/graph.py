@@ -53,6 +53,8 @@ class Node:
             raise GraphError(f"node '{self.name}' has kind '{self.kind}'. Kinds are: {', '.join(get_args(Kind))}.")
         if isinstance(self.parents, str):
             raise GraphError(f"node '{self.name}' has parents={self.parents!r}: give a list, [{self.parents!r}].")
+        if len(set(self.parents)) != len(tuple(self.parents)):
+            raise GraphError(f"node '{self.name}' names a parent twice: {', '.join(map(repr, self.parents))}.")
         set_ = object.__setattr__
         set_(self, "parents", tuple(self.parents))
         if self.kind == "binary" and self.states is None:
@@ -68,10 +70,13 @@ class Node:
                 raise GraphError(f"image node '{self.name}' needs shape=(channel, height, width), not {self.shape!r}.")
             set_(self, "shape", tuple(int(side) for side in self.shape))
         if self.support is not None:
-            low, high = (float(end) for end in self.support)
-            if self.kind != "continuous" or not low < high:
-                raise GraphError(f"node '{self.name}' has support={self.support!r}: it takes (low, high) of a continuous node.")
-            set_(self, "support", (low, high))
+            ends = tuple(self.support)
+            numbers = len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+            if self.kind != "continuous" or not numbers or not ends[0] < ends[1]:
+                raise GraphError(
+                    f"node '{self.name}' has support={self.support!r}: give numbers (low, high) of a continuous node."
+                )
+            set_(self, "support", (float(ends[0]), float(ends[1])))
 
     @property
     def discrete(self) -> bool:
@@ -140,6 +145,9 @@ class CausalGraph:
         set_ = object.__setattr__
         set_(self, "nodes", tuple(self.nodes))
         set_(self, "_by_name", by_name)
+        odd = [pair for pair in self.bidirected if isinstance(pair, str) or len(pair) != 2 or pair[0] == pair[1]]
+        if odd:
+            raise GraphError(f"bidirected has {odd[0]!r}: each entry names two different nodes.")
         set_(self, "bidirected", tuple((str(a), str(b)) for a, b in self.bidirected))
         for pair in self.bidirected:
             for name in pair:
@@ -157,7 +165,7 @@ class CausalGraph:
         graph: nx.DiGraph[str] = nx.DiGraph()
         graph.add_nodes_from(self._by_name)
         graph.add_edges_from((parent, node.name) for node in self.nodes for parent in node.parents)
-        return graph
+        return nx.freeze(graph)
 
     @cached_property
     def order(self) -> tuple[str, ...]:
@@ -233,14 +241,14 @@ class CausalGraph:
         nodes = []
         for place, entry in enumerate(entries):
             known = set(Node.__dataclass_fields__)
-            wrong = sorted(set(entry) - known) if isinstance(entry, dict) else [repr(entry)]
+            if not isinstance(entry, dict):
+                raise GraphError(f"node {place + 1} of the graph is {entry!r}: it takes a table with a name and a kind.")
+            wrong = sorted(set(entry) - known)
             missing = sorted({"name", "kind"} - set(entry))
             if wrong or missing:
                 problem = f"does not know {', '.join(wrong)}" if wrong else f"needs {' and '.join(missing)}"
                 raise GraphError(f"node {place + 1} of the graph {problem}. Keys are: {', '.join(sorted(known))}.")
             entry = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-            if any(isinstance(end, str) for end in entry.get("support", ())):
-                raise GraphError(f"node '{entry['name']}' has support={entry['support']!r}: give numbers; inf is one in TOML.")
             nodes.append(Node(**entry))
         known = {"name", "title", "reference", "assumes", "bidirected"}
         if wrong := sorted(set(data) - known):
@@ -250,7 +258,8 @@ class CausalGraph:
     def without(self, *names: str) -> CausalGraph:
         """The graph without these nodes and their edges; a node that another still needs as a parent stays an error."""
         self.check(names, "remove")
-        return replace(self, nodes=[node for node in self.nodes if node.name not in names])
+        kept = [pair for pair in self.bidirected if not set(pair) & set(names)]
+        return replace(self, nodes=[node for node in self.nodes if node.name not in names], bidirected=kept)
 
 
 def _shelves() -> list[Any]:
@@ -277,6 +286,8 @@ def load_graph(source: str | Path) -> CausalGraph:
             text = Path(source).read_text(encoding="utf-8")
         except OSError as error:
             raise GraphError(f"cannot read the graph file '{source}': {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise GraphError(f"the graph file '{source}' is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     else:
         found = [shelf / f"{source}.toml" for shelf in _shelves() if (shelf / f"{source}.toml").is_file()]
         if not found:

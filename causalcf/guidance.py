@@ -23,6 +23,7 @@ Models", 2025, https://arxiv.org/abs/2506.14399.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,12 @@ def _collect(terms: Sequence[tuple[Shown, float]]) -> dict[Shown, float]:
     return {shown: coefficient for shown, coefficient in total.items() if abs(coefficient) > 1e-12}
 
 
+def _check_weights(weights: Mapping[str, float]) -> None:
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise DataError(f"the guidance weight of '{name}' is {weight}: it takes a finite number, 1 being neutral.")
+
+
 @dataclass(frozen=True)
 class Plain(Guidance):
     """The plain conditional: all parents shown, one pass."""
@@ -79,6 +86,9 @@ class ClassifierFree(Guidance):
     """
 
     weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_weights({"weight": self.weight})
 
     def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, float]:
         weight = self.weight if changed else 1.0
@@ -111,6 +121,7 @@ class Decoupled(Guidance):
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_weights({"weight": self.weight, "invariant": self.invariant, **self.weights})
         if self.form not in get_args(Form):
             raise DataError(f"guidance has no form '{self.form}'. Forms are: {', '.join(get_args(Form))}.")
 
@@ -125,8 +136,8 @@ class Decoupled(Guidance):
         rest = [name for name in parents if name not in changed]
         groups = [(frozenset({name}), self.weights[name]) for name in affected if name in self.weights]
         others = [name for name in affected if name not in self.weights]
-        if others and not rest and not groups:
-            groups = [(frozenset({name}), self.weight) for name in others]
+        if others and not rest:
+            groups += [(frozenset({name}), self.weight) for name in others]
         elif others:
             groups.append((frozenset(others), self.weight))
         if rest:

@@ -97,7 +97,8 @@ def resolve(graph: CausalGraph, do: Do, frame: pd.DataFrame) -> dict[str, pd.Ser
             column = pd.Series(value, index=frame.index, name=name, dtype=object)
         else:
             column = pd.Series(value, index=frame.index, name=name)
-            if column.dtype == object or column.dtype == bool:
+            real = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column)
+            if not real or column.dtype == bool:
                 raise DataError(f"cannot set the continuous node '{name}' to {column.iloc[0]!r}: it takes a number.")
             column = column.astype(float)
         _check(node, column)

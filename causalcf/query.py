@@ -188,8 +188,11 @@ def counterfactual(
                 images[name] = decode_image(value)
             else:
                 column = decode_column(scm.graph.node(name), value)
-                same = scm.graph.node(name).discrete  # a label keeps the column's type, a number may need a finer one
-                frame[name] = pd.Series(column, index=frame.index, dtype=frame[name].dtype if same else None)
+                kind = frame[name].dtype if scm.graph.node(name).discrete else None  # a number may need a finer type
+                if isinstance(kind, pd.CategoricalDtype):
+                    new = [label for label in pd.unique(column) if label not in kind.categories]
+                    kind = pd.CategoricalDtype([*kind.categories, *new], kind.ordered)  # it need not know every label
+                frame[name] = pd.Series(column, index=frame.index, dtype=kind)
     why_not = _identified(scm, do, changed)
     identified = pd.Series(not why_not, index=frame.index, name="identified")
     return Counterfactual(frame, images, factual, columns, changed, identified, why_not)

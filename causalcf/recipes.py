@@ -32,7 +32,9 @@ def _morphomnist_batch(split: Split, rows: int, seed: int, jobs: int) -> Batch:
 def _morphomnist_scm() -> SCM:
     from causalcf.image import Diffusion
 
-    return SCM(load_graph("morphomnist"), {"image": Diffusion(steps=25, guidance=Decoupled(1.0, form="nested", weights={"digit": 2.0}))})
+    return SCM(
+        load_graph("morphomnist"), {"image": Diffusion(steps=25, guidance=Decoupled(1.0, form="nested", weights={"digit": 2.0}))}
+    )
 
 
 def _morphomnist_truth(answer: Counterfactual) -> NDArray[np.uint8] | None:

@@ -134,7 +134,8 @@ class SCM:
         """The model as a Pyro program: for every node a sample site "<name>.noise" and a deterministic site "<name>".
 
         `pyro.poutine.do` on the deterministic sites is the intervention; its descendants, the image's guidance included,
-        follow as in `predict`.
+        follow as in `predict`. In a trace, Pyro keeps under "<name>" what an intervened node would have been without the
+        intervention; the program returns what it was set to.
 
         Example:
             >>> import causalcf as ccf, pyro
@@ -151,7 +152,7 @@ class SCM:
                 noise = pyro.sample(f"{name}.noise", mechanism.noise_prior())
                 changed = frozenset(affected.intersection(parents))
                 predicted = mechanism.predict(noise, parents, changed=changed)
-                values[name] = pyro.deterministic(name, predicted, event_dim=predicted.dim() - 1)
+                values[name] = pyro.deterministic(name, predicted, event_dim=3 if self.graph.node(name).kind == "image" else 0)
                 if changed or values[name] is not predicted:  # a handler put another value in its place
                     affected.add(name)
         return values
@@ -165,6 +166,7 @@ class SCM:
             seed: the rows are a function of it.
             images: whether to draw the images too.
         """
+        self.check_fitted()
         index = pd.RangeIndex(n)
         generator = RowGenerator(seed, row_keys(index), "sample")
         names = [name for name in self.graph.order if images or self.graph.node(name).kind != "image"]
@@ -190,6 +192,7 @@ class SCM:
         """log p of each row's attributes under the model, in nats; images are left out."""
         from causalcf.encoding import encode
 
+        self.check_fitted()
         values = encode(batch.without_images())
         total = np.zeros(len(batch))
         for name in self.graph.attributes:

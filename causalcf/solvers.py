@@ -160,8 +160,8 @@ def fixed_point_inversion(
     for level in range(1, len(levels) + 1):
         timestep, alpha, gap = levels.timesteps[level - 1], levels.alphas[level], levels.gap(level)
         active = torch.arange(len(image))
-        damping = torch.ones(len(image))
-        best = torch.full((len(image),), torch.inf)
+        damping = image.new_ones(len(image))
+        best = image.new_full((len(image),), torch.inf)
         guess = eps if before is None else 2 * eps - before
         accepted = guess.clone()
         for _ in range(iterations):

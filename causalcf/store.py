@@ -16,6 +16,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from causalcf.errors import StoreError
 from causalcf.files import verify, write_directory
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from causalcf.scm import SCM
 
 __all__ = ["load", "model_names", "save"]
+
+
+def _folder(name: str) -> str:
+    """A folder's name for a node, whatever the node is called."""
+    return quote(name, safe="").replace(".", "%2E")
 
 
 def _class_name(part: object) -> str:
@@ -53,8 +59,8 @@ def save(scm: SCM, path: str | Path) -> Path:
         (directory / "model.json").write_text(json.dumps({"graph": scm.graph.to_dict(), **index}, indent=1))
         for kind, some in parts.items():
             for name, part in some.items():
-                (directory / kind / name).mkdir(parents=True)
-                part.save(directory / kind / name)
+                (directory / kind / _folder(name)).mkdir(parents=True)
+                part.save(directory / kind / _folder(name))
 
     return write_directory(path, write, {"made": (scm.manifest or {}).get("made", {})})
 
@@ -92,7 +98,7 @@ def load(source: str | Path, *, classes: tuple[type, ...] = ()) -> SCM:
     index = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in classes}
     parts: dict[str, dict[str, Any]] = {
-        kind: {name: _class(path, known).load(directory / kind / name) for name, path in index[kind].items()}
+        kind: {name: _class(path, known).load(directory / kind / _folder(name)) for name, path in index[kind].items()}
         for kind in ("mechanisms", "judges")
     }
     scm = SCM(CausalGraph.from_dict(index["graph"]), parts["mechanisms"])

@@ -20,8 +20,8 @@ LAYERS = [
     {"image", "encoding", "interventions", "datasets.*"},
     {"scm"},
     {"query", "training", "store", "identify"},
-    {"judges", "soundness", "effects", "recipes"},
-    {"report", "plot", "tuning", "scale"},
+    {"judges", "soundness", "effects", "recipes", "plot"},
+    {"report", "tuning", "scale"},
     {"cli", "app"},
 ]
 

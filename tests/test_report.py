@@ -21,7 +21,7 @@ from causalcf.query import Counterfactual
 from causalcf.report import MOST_BYTES, html, summary_rows
 from causalcf.soundness import AuditReport, _Scores
 
-ROWS = 9
+ROWS = 5
 
 
 def _answer(batch: Batch, do: str, frame: pd.DataFrame, images: np.ndarray) -> Counterfactual:
