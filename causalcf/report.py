@@ -126,7 +126,8 @@ dd { margin: .1rem 0 0; }
   h2, h3, caption { break-after: avoid; }
   figure, tr, li, .verdict { break-inside: avoid; }
   .soft { break-after: avoid; }
-  .panels figure { flex: 0 1 46%; }
+  .panels { display: block; }
+  .panels figure { display: inline-block; width: 46%; vertical-align: top; }
   .table { overflow: visible; }
   .scores td:not(.number) { white-space: normal; }
   table { font-size: 7.5pt; }

@@ -22,6 +22,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -322,6 +323,7 @@ def audit(
         "interventions": "given" if interventions else "numbers from their marginal, labels flipped",
         "judges": {name: getattr(judge, "__name__", type(judge).__name__) for name, judge in judges.items()},
         "intervals": "95 % percentile bootstrap over rows",
+        "version": version("causalcf"),
         "model": (scm.manifest or {}).get("made", {}),
     }
     return AuditReport(scores.table(), _check_bits(scm, abduction, answers), settings, answers, errors)

@@ -229,7 +229,12 @@ def _fit_image(
     mechanism.eval()
     for parameter in run.parameters:
         parameter.requires_grad_(False)
-    return {**asdict(plan), "steps": run.step, "minutes": round(run.seconds / 60, 1), "loss": round(mean, 5)}
+    return {
+        **asdict(plan),
+        "steps": run.step,
+        "minutes": round(run.seconds / 60, 1),
+        "loss": None if math.isnan(mean) else round(mean, 5),
+    }
 
 
 def fit(

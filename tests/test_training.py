@@ -72,7 +72,7 @@ def test_another_seed_does_not_continue_a_run(rows, tmp_path):
 
 def test_the_loss_falls(rows):
     scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
-    ccf.fit(scm, rows, training=ccf.Training(steps=80, batch_size=16))
+    ccf.fit(scm, rows, training=ccf.Training(steps=50, batch_size=16))
     assert scm.manifest["made"]["images"]["image"]["loss"] < 0.95  # predicting nothing scores 1
 
 
@@ -110,7 +110,7 @@ def test_bad_plans_and_missing_images_are_errors(rows):
 
 def test_judges_read_what_they_were_trained_on():
     batch = ccf.recipe("morphomnist").batch("judge", 600, 0, 1)
-    judges = ccf.fit_judges(batch, rulers={"thickness": "thickness", "intensity": "intensity"}, epochs=6)
+    judges = ccf.fit_judges(batch, rulers={"thickness": "thickness", "intensity": "intensity"}, epochs=12)
     right = judges["digit"](batch.images["image"]) == batch.frame["digit"].to_numpy()
     assert np.mean(right) > 0.5  # chance is 0.1
     assert not judges["digit"].training
