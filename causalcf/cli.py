@@ -136,7 +136,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Ask do(thickness), do(intensity) and do(digit) of held-out real digits with the shipped model, and audit the answers."""
-    _audit("morphomnist", n, out, seed, as_json, again_rows=min(n, 12))
+    _audit("morphomnist", n, out, seed, as_json, again_rows=min(n, 6))
 
 
 @app.command("audit")
