@@ -87,7 +87,10 @@ def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> di
         raise DataError(f"cannot write to '{out}': {error.strerror}. Choose another --out.") from error
     paths = {name: out / name for name in ("counterfactuals.png", "audit.json", "report.html")}
     if picture:
-        to_png(counterfactual_figure(report.answers), paths["counterfactuals.png"])
+        to_png(
+            counterfactual_figure({f"do({name})": answer for name, answer in report.answers.items()}),
+            paths["counterfactuals.png"],
+        )
     report.to_json(paths["audit.json"])
     report.to_html(paths["report.html"])
     return {name: str(path) for name, path in paths.items()}
