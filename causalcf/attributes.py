@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -119,8 +120,9 @@ class AttributeMechanism(Mechanism):
             self._build(self.spec)
         self.double()
 
+    @abstractmethod
     def _build(self, spec: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+        """Make the parameters that the specification sizes."""
 
     def _fitted(self) -> dict[str, Any]:
         if self.spec is None:
