@@ -48,8 +48,6 @@ def test_the_report_passes_and_serialises(report, tmp_path):
 
 def test_composition_copies_nothing(shipped, digits):
     broken = copy.deepcopy(shipped)
-    with torch.no_grad():
-        broken.mechanisms["image"].levels = copy.copy(broken.mechanisms["image"].levels)
     original = broken.mechanisms["image"].predict
     broken.mechanisms["image"].predict = lambda noise, parents, *, changed=frozenset(): (
         original(noise, parents, changed=changed) * 0.5
@@ -63,7 +61,6 @@ def test_a_mechanism_that_ignores_the_intervention_is_caught_by_effectiveness(sh
     lazy = copy.copy(shipped)
     lazy.mechanisms = {**shipped.mechanisms}
     image = copy.copy(shipped.mechanisms["image"])
-    factual = ccf.abduct(shipped, digits)
     known = {name: torch.as_tensor(np.asarray(digits.frame[name], float)) for name in ("thickness", "intensity")}
     predict = image.predict
 
@@ -79,7 +76,6 @@ def test_a_mechanism_that_ignores_the_intervention_is_caught_by_effectiveness(sh
     assert healthy.value("effectiveness", "thickness", "thickness") < 0.6
     composition = [r.value("composition.1", attribute="image") for r in (healthy, caught)]
     assert composition[0] == pytest.approx(composition[1], abs=0.05)
-    assert len(factual.noise["image"]) == 6
 
 
 def test_interventions_are_a_function_of_seed_and_row(shipped, digits):
