@@ -22,7 +22,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from causalcf.attributes import describe_parents
+from causalcf.attributes.base import describe_parents
 from causalcf.denoiser import AttributeSplitUNet
 from causalcf.errors import AbductionError, NotFittedError
 from causalcf.graph import Node

@@ -17,8 +17,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from causalcf.attributes import attribute_mechanism
 from causalcf.batch import Batch
+from causalcf.choice import attribute_mechanism
 from causalcf.encoding import decode, encode_column
 from causalcf.errors import GraphError, NotFittedError
 from causalcf.graph import CausalGraph

@@ -10,7 +10,8 @@ from scipy import stats
 
 import causalcf as ccf
 from causalcf import training
-from causalcf.attributes import Categorical, Flow, attribute_mechanism
+from causalcf.attributes import Categorical, Flow
+from causalcf.choice import attribute_mechanism
 from causalcf.errors import DataError, NotFittedError
 from causalcf.graph import CausalGraph, Node
 from causalcf.seeds import RowGenerator

@@ -14,12 +14,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "causalcf"
 
 LAYERS = [
     {"errors"},
-    {"seeds", "progress", "files"},
+    {"seeds", "progress", "files", "formats"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
-    {"batch", "attributes", "denoiser", "drawing"},
-    {"image", "encoding", "interventions", "datasets.*"},
+    {"batch", "attributes.base", "attributes.piecewise", "denoiser", "drawing"},
+    {"image", "attributes.*", "encoding", "interventions", "datasets.*"},
+    {"choice"},
     {"scm"},
-    {"query", "training", "store", "identify"},
+    {"evidence", "training", "store", "identify", "testing"},
+    {"query"},
     {"judges", "soundness", "effects", "recipes", "plot"},
     {"report", "tuning", "scale"},
     {"cli", "app"},
