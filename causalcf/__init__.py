@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from causalcf.graph import CausalGraph, Node, graph_names, load_graph
     from causalcf.guidance import ClassifierFree, Decoupled, Guidance, Plain
     from causalcf.image import Diffusion
-    from causalcf.interventions import Scale, Shift
+    from causalcf.interventions import Policy, Scale, Shift
     from causalcf.judges import NetworkJudge, Ruler, fit_judges
     from causalcf.mechanism import Mechanism
     from causalcf.query import Abduction, Counterfactual, abduct, counterfactual, reconstruct
@@ -34,7 +34,7 @@ _HOME = {
     "graph": ("CausalGraph", "Node", "graph_names", "load_graph"),
     "guidance": ("ClassifierFree", "Decoupled", "Guidance", "Plain"),
     "image": ("Diffusion",),
-    "interventions": ("Scale", "Shift"),
+    "interventions": ("Policy", "Scale", "Shift"),
     "judges": ("NetworkJudge", "Ruler", "fit_judges"),
     "mechanism": ("Mechanism",),
     "query": ("Abduction", "Counterfactual", "abduct", "counterfactual", "reconstruct"),

@@ -21,11 +21,21 @@ __all__ = ["decode_column", "decode_image", "encode", "encode_column", "encode_i
 
 def encode_column(node: Node, column: Any) -> Tensor:
     """One attribute in model space, (row,): float64, or the code of each label as int64."""
-    values = np.asarray(column)
     if node.discrete:
-        codes = {state: code for code, state in enumerate(node.states or ())}
-        return torch.tensor([codes[label] for label in values.tolist()], dtype=torch.int64)
-    return torch.from_numpy(values.astype(np.float64, copy=True))
+        return torch.from_numpy(_codes(node, column))
+    return torch.from_numpy(np.array(column, dtype=np.float64))
+
+
+def _codes(node: Node, column: Any) -> NDArray[np.int64]:
+    """The place of every label among the node's states, (row,)."""
+    if isinstance(column, pd.Series) and isinstance(column.dtype, pd.CategoricalDtype):
+        places = _codes(node, column.cat.categories.to_numpy())
+        return np.asarray(places[column.cat.codes.to_numpy()])
+    labels, states = np.asarray(column), np.asarray(node.states)
+    if labels.dtype.kind in "iufb" and np.array_equal(states, np.arange(len(states))):
+        return labels.astype(np.int64)
+    places = pd.Index(list(node.states or ()), dtype=object).get_indexer(pd.Index(labels, dtype=object))
+    return np.asarray(places, dtype=np.int64)
 
 
 def decode_column(node: Node, value: Tensor) -> NDArray[Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from causalcf.batch import Batch
-from causalcf.encoding import decode, decode_column, decode_image, encode, encode_column
+from causalcf.encoding import decode, decode_column, decode_image, encode_column, encode_image
 from causalcf.errors import DataError
 from causalcf.guidance import Guidance
-from causalcf.interventions import Do, resolve
+from causalcf.interventions import Do, Policy, resolve
 from causalcf.progress import progress as show_progress
 from causalcf.scm import SCM
 from causalcf.seeds import RowGenerator, row_keys
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Abduction", "Counterfactual", "abduct", "counterfactual", "reconstruct"]
 
-_CHUNK = 64  # rows with images that are in memory as noise at a time
+_IMAGE_ROWS, _TABLE_ROWS = 64, 65_536  # rows that are in memory in model space at a time, with images and without
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class Counterfactual:
         do: the value that every row got at every intervened node.
         changed: the nodes that the intervention reaches, the intervened ones included.
         identified: whether the row's answer is decided by the data and the graph. It is not where a latent confounder, or the
-            noise assumption of a discrete mechanism, could change it.
-        why_not: the reasons, by node.
+            noise assumption of a discrete mechanism, could change it. A row that the intervention leaves as it was is: what
+            happened is what would have happened.
+        why_not: the reasons, by node or bidirected edge.
     """
 
     frame: pd.DataFrame
@@ -79,8 +80,27 @@ class Counterfactual:
 
 
 def _chunks(batch: Batch) -> Iterator[slice]:
-    size = _CHUNK if batch.images else len(batch)
+    size = _IMAGE_ROWS if batch.images else _TABLE_ROWS
     return (slice(start, min(start + size, len(batch))) for start in range(0, len(batch), size))
+
+
+def _values(batch: Batch, rows: slice, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Some rows of the nodes that the batch holds, in model space."""
+    graph = batch.graph
+    values = {
+        name: encode_column(graph.node(name), batch.frame[name].iloc[rows])
+        for name in graph.attributes
+        if names is None or name in names
+    }
+    images = {name: pixels for name, pixels in batch.images.items() if names is None or name in names}
+    return values | {name: encode_image(pixels[rows]) for name, pixels in images.items()}
+
+
+def _abduct(scm: SCM, batch: Batch, rows: slice, seed: int, nodes: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The noise of some rows, of these nodes alone: nothing else is read or computed."""
+    needed = None if nodes is None else {*nodes, *(parent for name in nodes for parent in scm.graph.parents(name))}
+    generator = RowGenerator(seed, row_keys(batch.frame.index[rows]), "abduct")
+    return scm.abduct(_values(batch, rows, needed), generator, nodes)
 
 
 def abduct(scm: SCM, batch: Batch, *, seed: int = 0, progress: bool = False) -> Abduction:
@@ -93,14 +113,12 @@ def abduct(scm: SCM, batch: Batch, *, seed: int = 0, progress: bool = False) -> 
         progress: show how far it is.
     """
     _check_graph(scm, batch)
-    values, keys = encode(batch), row_keys(batch.frame.index)
     pieces = []
     with show_progress("abduction", len(batch), show=progress) as advance:
         for rows in _chunks(batch):
-            some = {name: value[rows] for name, value in values.items()}
-            pieces.append(scm.abduct(some, RowGenerator(seed, keys[rows], "abduct")))
+            pieces.append(_abduct(scm, batch, rows, seed))
             advance(rows.stop, "")
-    return Abduction(scm, batch, {name: torch.cat([piece[name] for piece in pieces]) for name in values})
+    return Abduction(scm, batch, {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]})
 
 
 def reconstruct(abduction: Abduction) -> Batch:
@@ -120,37 +138,108 @@ def _check_graph(scm: SCM, batch: Batch) -> None:
     scm.check_fitted()
 
 
-def _identified(scm: SCM, do: Do, changed: frozenset[str]) -> dict[str, str]:
-    """Why the counterfactual of a node is not decided by data and graph alone, by node."""
-    reasons = {}
+def _doubts(scm: SCM, do: Collection[str], changed: frozenset[str]) -> dict[str, tuple[str, frozenset[str]]]:
+    """Why an answer may not be decided by data and graph alone, and which nodes must have moved in a row for that."""
+    doubts = {}
     for a, b in scm.graph.bidirected:
         if {a, b} & changed and not {a, b} <= set(do):
-            reasons[f"{a} <-> {b}"] = "a latent confounder of these two could change the answer"
+            doubts[f"{a} <-> {b}"] = ("a latent confounder of these two could change the answer", frozenset(do))
     for name in scm.graph.order:
         if name in changed and name not in do and not scm.mechanisms[name].identified:
-            reasons[name] = f"its noise is a draw under the assumption of {type(scm.mechanisms[name]).__name__}"
-    return reasons
+            reason = f"its noise is a draw under the assumption of {type(scm.mechanisms[name]).__name__}"
+            doubts[name] = (reason, changed.intersection(scm.graph.parents(name)))
+    return doubts
+
+
+class _Answer:
+    """One scenario while its chunks come in."""
+
+    def __init__(self, scm: SCM, factual: Batch, do: Do, seed: int) -> None:
+        self.scm, self.factual, self.seed = scm, factual, seed
+        self.do = resolve(scm.graph, do, factual.frame, seed=seed)
+        self.changed = scm.graph.descendants(do)
+        self.doubts = _doubts(scm, self.do, self.changed)
+        self.undecided = {name: np.zeros(len(factual), dtype=bool) for name in self.doubts}
+        self.columns: dict[str, NDArray[np.generic]] = {}
+
+    @property
+    def predicted(self) -> set[str]:
+        """The nodes whose noise the answer needs."""
+        return {name for name in self.changed if name not in self.do and self._known(name)}
+
+    def _known(self, name: str) -> bool:
+        return name in self.factual.images or self.scm.graph.node(name).kind != "image"
+
+    def add(self, noise: Mapping[str, Tensor], fact: Mapping[str, Tensor], rows: slice) -> None:
+        actions = self.scm.actions(self.do, self.factual.frame.index, rows, self.seed)
+        values = self.scm.predict(noise, actions, fact)
+        for name in self.changed:
+            if name in values:
+                node = self.scm.graph.node(name)
+                piece = decode_image(values[name]) if node.kind == "image" else decode_column(node, values[name])
+                if name not in self.columns:
+                    self.columns[name] = np.empty((len(self.factual), *piece.shape[1:]), dtype=piece.dtype)
+                self.columns[name][rows] = piece
+        for doubt, (_, nodes) in self.doubts.items():
+            for name in nodes:
+                self.undecided[doubt][rows] |= (values[name] != fact[name]).numpy()
+
+    def finish(self) -> Counterfactual:
+        frame, images = self.factual.frame.copy(deep=False), dict(self.factual.images)
+        for name in self.scm.graph.order:
+            if name in images and name in self.columns:
+                images[name] = self.columns[name]  # type: ignore[assignment]
+            elif name in self.columns:
+                frame[name] = self._series(name)
+        given = {name: frame[name] if isinstance(column, Policy) else column for name, column in self.do.items()}
+        why_not = {doubt: reason for doubt, (reason, _) in self.doubts.items() if self.undecided[doubt].any()}
+        doubtful = np.logical_or.reduce(list(self.undecided.values())) if self.undecided else np.zeros(len(frame), dtype=bool)
+        identified = pd.Series(~doubtful, index=frame.index, name="identified")
+        return Counterfactual(frame, images, self.factual, given, self.changed, identified, why_not)
+
+    def _series(self, name: str) -> pd.Series:
+        column = self.columns[name]
+        kind = self.factual.frame[name].dtype if self.scm.graph.node(name).discrete else None  # a number may need a finer type
+        if isinstance(kind, pd.CategoricalDtype):
+            new = [label for label in pd.unique(column) if label not in kind.categories]
+            kind = pd.CategoricalDtype([*kind.categories, *new], kind.ordered)  # it need not know every label
+        return pd.Series(column, index=self.factual.frame.index, dtype=kind)
+
+
+@overload
+def counterfactual(
+    scm: SCM, batch: Batch | Abduction, do: Do, *, guidance: Guidance | None = None, steps: int | None = None, seed: int = 0,
+    progress: bool = False,
+) -> Counterfactual: ...  # fmt: skip
+
+
+@overload
+def counterfactual(
+    scm: SCM, batch: Batch | Abduction, do: Sequence[Do], *, guidance: Guidance | None = None, steps: int | None = None,
+    seed: int = 0, progress: bool = False,
+) -> list[Counterfactual]: ...  # fmt: skip
 
 
 def counterfactual(
     scm: SCM,
     batch: Batch | Abduction,
-    do: Do,
+    do: Do | Sequence[Do],
     *,
     guidance: Guidance | None = None,
     steps: int | None = None,
     seed: int = 0,
     progress: bool = False,
-) -> Counterfactual:
+) -> Counterfactual | list[Counterfactual]:
     """What the rows would have been under an intervention (rung 3).
 
     Args:
         scm: fitted.
         batch: the factual rows, or their noise from `abduct`.
-        do: by node, in the user's units; see `causalcf.interventions`.
+        do: by node, in the user's units; see `causalcf.interventions`. A list of interventions is answered with a list: all
+            share the noise, which is abducted once.
         guidance: the rule for images; the model's own unless told.
         steps: noise levels that an image visits each way; the model's own unless told.
-        seed: for nodes whose value does not determine their noise.
+        seed: for nodes whose value does not determine their noise, and for interventions that are drawn.
         progress: show how far it is.
 
     Raises:
@@ -168,31 +257,21 @@ def counterfactual(
         raise DataError("steps belongs to the abduction, which is done. Use abduct(scm.configured(steps=...), batch).")
     scm = (batch.scm if isinstance(batch, Abduction) else scm).configured(guidance=guidance, steps=steps)
     factual = batch.factual if isinstance(batch, Abduction) else batch
-    columns = resolve(scm.graph, do, factual.frame)
-    abduction = batch if isinstance(batch, Abduction) else abduct(scm, batch, seed=seed, progress=progress)
-    changed = scm.graph.descendants(do)
-    values = encode(factual)
-    actions = {name: encode_column(scm.graph.node(name), column) for name, column in columns.items()}
-    pieces = []
-    with show_progress(f"prediction under do({', '.join(do)})", len(factual), show=progress) as advance:
+    _check_graph(scm, factual)
+    answers = [_Answer(scm, factual, scenario, seed) for scenario in ([do] if isinstance(do, Mapping) else do)]
+    nodes = set().union(*(answer.predicted for answer in answers))
+    parents = {parent for name in nodes for parent in scm.graph.parents(name)}
+    policies = any(isinstance(column, Policy) for answer in answers for column in answer.do.values())
+    names = None if policies else nodes.union(parents, *(answer.do for answer in answers))
+    with show_progress("counterfactuals", len(factual), show=progress) as advance:
         for rows in _chunks(factual):
-            noise, action, fact = ({k: v[rows] for k, v in part.items()} for part in (abduction.noise, actions, values))
-            pieces.append(scm.predict(noise, action, fact))
-            advance(rows.stop, "")
-    frame = factual.frame.copy()
-    images = dict(factual.images)
-    for name in scm.graph.order:
-        if name in changed and name in values:
-            value = torch.cat([piece[name] for piece in pieces])
-            if name in images:
-                images[name] = decode_image(value)
+            if isinstance(batch, Abduction):
+                noise = {name: batch.noise[name][rows] for name in nodes}
             else:
-                column = decode_column(scm.graph.node(name), value)
-                kind = frame[name].dtype if scm.graph.node(name).discrete else None  # a number may need a finer type
-                if isinstance(kind, pd.CategoricalDtype):
-                    new = [label for label in pd.unique(column) if label not in kind.categories]
-                    kind = pd.CategoricalDtype([*kind.categories, *new], kind.ordered)  # it need not know every label
-                frame[name] = pd.Series(column, index=frame.index, dtype=kind)
-    why_not = _identified(scm, do, changed)
-    identified = pd.Series(not why_not, index=frame.index, name="identified")
-    return Counterfactual(frame, images, factual, columns, changed, identified, why_not)
+                noise = _abduct(scm, batch, rows, seed, nodes)
+            fact = _values(factual, rows, names)
+            for answer in answers:
+                answer.add(noise, fact, rows)
+            advance(rows.stop, "")
+    finished = [answer.finish() for answer in answers]
+    return finished[0] if isinstance(do, Mapping) else finished

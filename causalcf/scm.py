@@ -7,9 +7,9 @@ https://arxiv.org/abs/1810.09538.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from causalcf.batch import Batch
 from causalcf.choice import attribute_mechanism
-from causalcf.encoding import decode, encode_column
-from causalcf.errors import GraphError, NotFittedError
+from causalcf.encoding import decode, decode_column, encode_column
+from causalcf.errors import DataError, GraphError, NotFittedError
 from causalcf.graph import CausalGraph
 from causalcf.guidance import Guidance
-from causalcf.interventions import Do, resolve
+from causalcf.interventions import Do, Policy, resolve
 from causalcf.mechanism import Mechanism
 from causalcf.seeds import RowGenerator, row_keys
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from causalcf.files import Manifest
 
 __all__ = ["SCM"]
+
+Rule = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def _default(graph: CausalGraph, name: str) -> Mechanism:
@@ -85,30 +87,33 @@ class SCM:
             raise GraphError(f"'{name}' needs the values of its parents {', '.join(missing)}.")
         return {parent: values[parent] for parent in self.graph.parents(name)}
 
-    def abduct(self, values: Mapping[str, Tensor], generator: RowGenerator) -> dict[str, Tensor]:
-        """The noise that explains the values of every node, in model space.
+    def abduct(
+        self, values: Mapping[str, Tensor], generator: RowGenerator, nodes: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The noise that explains the values of the nodes, in model space.
 
         Args:
             values: (row, *value) by node; nodes without a value (an image that was not given) are left out.
             generator: for nodes whose value does not determine their noise.
+            nodes: whose noise; all unless told.
         """
         return {
             name: self.mechanisms[name].abduct(values[name], self._parents(name, values), generator=generator.stream(name))
             for name in self.graph.order
-            if name in values
+            if name in values and (nodes is None or name in nodes)
         }
 
     def predict(
         self,
         noise: Mapping[str, Tensor],
-        do: Mapping[str, Tensor] | None = None,
+        do: Mapping[str, Tensor | Rule] | None = None,
         factual: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The value of every node under this noise and intervention, causes first, in model space.
 
         Args:
-            noise: (row, *noise) by node.
-            do: (row,) by intervened node.
+            noise: (row, *noise) by node; a node that the intervention cannot reach needs none if it has a factual value.
+            do: (row,) by intervened node, or a function that gives it from the values of the nodes before.
             factual: the values that the noise was abducted from; what the intervention cannot reach then keeps its factual
                 value bit for bit, and so does a row of an exact mechanism whose parents did not move.
         """
@@ -117,17 +122,20 @@ class SCM:
         values: dict[str, Tensor] = {}
         for name in self.graph.order:
             if name in do:
-                values[name] = do[name]
+                action = do[name]
+                values[name] = action if isinstance(action, Tensor) else action(values)
             elif name not in affected and name in factual:
                 values[name] = factual[name]
             elif name in noise:
                 parents, mechanism = self._parents(name, values), self.mechanisms[name]
                 values[name] = mechanism.predict(noise[name], parents, changed=affected & frozenset(parents))
                 if mechanism.exact and name in factual:
-                    still = torch.ones(len(values[name]), dtype=torch.bool)
+                    moved = torch.zeros(len(values[name]), dtype=torch.bool)
                     for parent in parents:
-                        still &= values[parent] == factual[parent]
-                    values[name] = torch.where(still, factual[name], values[name])
+                        if parent in affected:
+                            moved |= values[parent] != factual[parent]
+                    if not moved.all():
+                        values[name] = torch.where(moved, values[name], factual[name])
         return values
 
     def program(self, rows: int) -> dict[str, Tensor]:
@@ -157,30 +165,65 @@ class SCM:
                     affected.add(name)
         return values
 
-    def sample(self, n: int, *, do: Do | None = None, seed: int = 0, images: bool = True) -> Batch:
+    def actions(
+        self, columns: Mapping[str, pd.Series | Policy], index: pd.Index, rows: slice, seed: int
+    ) -> dict[str, Tensor | Rule]:
+        """What `interventions.resolve` returned, for some of the rows and in model space, as `predict` takes it."""
+        return {
+            name: self._rule(name, column, index[rows], seed)
+            if isinstance(column, Policy)
+            else encode_column(self.graph.node(name), column.iloc[rows])
+            for name, column in columns.items()
+        }
+
+    def _rule(self, name: str, policy: Policy, index: pd.Index, seed: int) -> Rule:
+        def rule(values: Mapping[str, Tensor]) -> Tensor:
+            seen = {key: decode_column(self.graph.node(key), values[key]) for key in self.graph.attributes if key in values}
+            return encode_column(self.graph.node(name), policy.values(self.graph.node(name), pd.DataFrame(seen, index), seed))
+
+        return rule
+
+    @overload
+    def sample(self, n: int, *, do: Do | None = None, seed: int = 0, images: bool = True) -> Batch: ...
+
+    @overload
+    def sample(self, n: int, *, do: Sequence[Do], seed: int = 0, images: bool = True) -> list[Batch]: ...
+
+    def sample(self, n: int, *, do: Do | Sequence[Do] | None = None, seed: int = 0, images: bool = True) -> Batch | list[Batch]:
         """n draws from the interventional distribution; without `do`, from the observational one (rung 2).
 
         Args:
             n: rows.
-            do: see `causalcf.interventions`; a function or a shift acts on the draw without the intervention.
+            do: see `causalcf.interventions`; a function or a shift acts on the draw without the intervention. A list of
+                interventions is answered with a list of batches that share their noise.
             seed: the rows are a function of it.
             images: whether to draw the images too.
+
+        Raises:
+            GraphError: `do` names something that is no node, or an image.
+            DataError: a value is unknown, outside the support, or not one a row.
         """
         self.check_fitted()
-        index = pd.RangeIndex(n)
-        generator = RowGenerator(seed, row_keys(index), "sample")
-        names = [name for name in self.graph.order if images or self.graph.node(name).kind != "image"]
-        noise = {name: self.mechanisms[name].draw_noise(generator.stream(name)) for name in names}
-        attributes = {name: noise[name] for name in self.graph.attributes}
-        frame = decode(self.graph, self.predict(attributes), index).frame if do else pd.DataFrame(index=index)
-        columns = resolve(self.graph, do or {}, frame)
-        actions = {name: encode_column(self.graph.node(name), column) for name, column in columns.items()}
-        pieces = []
-        for start in range(0, n, 64) if images and self.graph.images else [0]:
-            rows = slice(start, start + 64) if images and self.graph.images else slice(None)
-            pieces.append(self.predict({k: v[rows] for k, v in noise.items()}, {k: v[rows] for k, v in actions.items()}))
-        values = {name: torch.cat([piece[name] for piece in pieces]) for name in names}
-        return decode(self.graph, values, index)
+        if n < 1:
+            raise DataError(f"cannot draw {n} rows: n is at least 1.")
+        scenarios: list[Do] = [do or {}] if do is None or isinstance(do, Mapping) else list(do)
+        index, generator = pd.RangeIndex(n), RowGenerator(seed, row_keys(pd.RangeIndex(n)), "sample")
+        noise = {name: self.mechanisms[name].draw_noise(generator.stream(name)) for name in self.graph.attributes}
+        frame = decode(self.graph, self.predict(noise), index).frame if any(scenarios) else pd.DataFrame(index=index)
+        columns = [resolve(self.graph, scenario, frame, seed=seed) for scenario in scenarios]
+        size = 64 if images and self.graph.images else n
+        pieces: list[list[dict[str, Tensor]]] = [[] for _ in scenarios]
+        for rows in (slice(start, start + size) for start in range(0, n, size)):
+            some = {name: drawn[rows] for name, drawn in noise.items()}
+            for name in self.graph.images if images else ():
+                some[name] = self.mechanisms[name].draw_noise(generator.rows(rows).stream(name))
+            for found, column in zip(pieces, columns, strict=True):
+                found.append(self.predict(some, self.actions(column, index, rows, seed)))
+        batches = [
+            decode(self.graph, {name: torch.cat([piece[name] for piece in found]) for name in found[0]}, index)
+            for found in pieces
+        ]
+        return batches[0] if do is None or isinstance(do, Mapping) else batches
 
     def save(self, path: str | Path) -> Path:
         """Write the model to a directory: JSON and safetensors, with a manifest of digests."""

@@ -3,6 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import torch.distributions as dist
+from scipy import stats
 
 from causalcf.errors import DataError, GraphError
 from causalcf.graph import CausalGraph, Node
@@ -185,3 +188,55 @@ def test_a_complex_number_is_an_error():
 @pytest.mark.parametrize("node", ["digit", "treated", "stage"])
 def test_a_label_cannot_be_shifted_or_scaled(action, node):
     refuse({node: action}, f"node '{node}'", "cannot shift or scale", "labels")
+
+
+ROWS = pd.DataFrame({"age": np.linspace(20, 90, 4000), "treated": 0}, index=pd.RangeIndex(4000))
+
+
+def drawn(node, action, frame=ROWS, seed=0):
+    return resolve(GRAPH, {node: action}, frame, seed=seed)[node]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "cdf"),
+    [
+        (dist.Normal(50.0, 5.0), stats.norm(50, 5).cdf),
+        (stats.norm(50, 5), stats.norm(50, 5).cdf),
+        (dist.Gamma(100.0, 2.0), stats.gamma(100, scale=0.5).cdf),  # torch has no quantile function for it
+    ],
+    ids=["torch", "scipy", "no quantile function"],
+)
+def test_a_distribution_is_drawn_for_every_row(distribution, cdf):
+    column = drawn("age", distribution)
+    assert stats.kstest(column, cdf).pvalue > 1e-4
+    assert column.nunique() > 0.99 * len(column)  # some draws are in single precision
+
+
+@pytest.mark.parametrize("distribution", [dist.Normal(50.0, 5.0), dist.Gamma(100.0, 2.0)])
+def test_a_draw_is_a_function_of_the_seed_and_of_the_row_alone(distribution):
+    whole, some = drawn("age", distribution), drawn("age", distribution, ROWS.iloc[::-500])
+    assert whole[some.index].to_list() == some.to_list()
+    assert not np.isclose(drawn("age", distribution, seed=1), whole).any()
+
+
+def test_a_row_may_have_a_distribution_of_its_own():
+    column = drawn("dose", dist.Normal(torch.arange(4000.0), 1e-6))
+    assert np.abs(column - np.arange(4000)).max() < 1e-3
+
+
+def test_labels_are_drawn_by_their_place():
+    share = drawn("stage", dist.Categorical(torch.tensor([0.2, 0.0, 0.8]))).value_counts(normalize=True)
+    assert share[3] == pytest.approx(0.8, abs=5 * np.sqrt(0.16 / 4000))
+    assert set(share.index) == {1, 3}
+    assert set(drawn("treated", dist.Bernoulli(0.5))) == {0, 1}
+
+
+def test_a_distribution_that_leaves_the_support_is_an_error():
+    refuse({"age": dist.Normal(150.0, 1.0)}, "cannot set 'age'", "outside its support (18, 100) year")
+    refuse({"digit": dist.Poisson(50.0)}, "the place of a label, 0 to 2")
+    refuse({"dose": dist.Normal(torch.zeros(2), 1.0)}, "batch shape (2,)", "for each of 3")
+    refuse({"dose": dist.Gamma(torch.ones(3), 1.0)}, "no quantile function of Gamma", "scipy.stats")
+
+
+def test_an_intervention_that_is_no_mapping_is_an_error():
+    refuse("age", "do is a mapping")

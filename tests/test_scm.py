@@ -346,7 +346,7 @@ def test_a_counterfactual_that_a_latent_confounder_could_change_says_so():
         model.mechanisms[name].prepare(graph.node(name), [graph.node(parent) for parent in parents], values[name], parents)
     rows = ccf.Batch(graph, frame)
     moved = ccf.counterfactual(model, rows, do={"a": 1.0})
-    assert not moved.identified.any()
+    assert moved.identified.to_list() == [False, True, False]  # the second row had a = 1: it stays what it was
     assert moved.identified.index.equals(frame.index)
     assert list(moved.why_not) == ["a <-> b"]
     assert "latent confounder" in moved.why_not["a <-> b"]
@@ -383,3 +383,57 @@ def test_no_warning_is_given_where_nothing_is_wrong(scm):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(ccf.counterfactual(scm, batch(3), do={"thickness": 3.0}).frame) == 3
+
+
+def test_scenarios_share_their_noise_and_equal_single_questions(mediator):
+    model, frame = mediator
+    rows = ccf.Batch(model.graph, frame.iloc[:50])
+    scenarios = [{"dose": 2.0}, {}, {"stage": 3, "sex": 1}, {"dose": ccf.Shift(0.01)}]
+    for answer, do in zip(ccf.counterfactual(model, rows, scenarios), scenarios, strict=True):
+        pd.testing.assert_frame_equal(answer.frame, ccf.counterfactual(model, rows, do).frame)
+    together = model.sample(50, do=scenarios, seed=4)
+    for answer, do in zip(together, scenarios, strict=True):
+        pd.testing.assert_frame_equal(answer.frame, model.sample(50, do=do, seed=4).frame)
+    assert together[0].frame["sex"].equals(together[1].frame["sex"])
+
+
+def test_a_policy_sees_the_table_under_the_intervention_and_a_function_the_factual_one(mediator):
+    model, frame = mediator
+    rows = ccf.Batch(model.graph, frame.iloc[:50])
+    stage = lambda table: np.where(table["dose"] > 5, 3, 1)  # noqa: E731
+    policy = ccf.counterfactual(model, rows, {"dose": 9.0, "stage": ccf.Policy(stage)})
+    assert set(policy.frame["stage"]) == {3} == set(policy.do["stage"])
+    function = ccf.counterfactual(model, rows, {"dose": 9.0, "stage": stage})
+    assert function.frame["stage"].to_list() == stage(rows.frame).tolist()
+    drawn = model.sample(300, do={"dose": 9.0, "stage": ccf.Policy(stage)}, seed=1)
+    assert set(drawn.frame["stage"]) == {3}
+
+
+def test_a_policy_may_be_random_and_is_the_same_for_a_row_wherever_it_is_asked(mediator):
+    model, frame = mediator
+    random = ccf.Policy(lambda table: torch.distributions.Bernoulli(torch.as_tensor(table["dose"].to_numpy() / 10)))
+    graph = ccf.CausalGraph("late", [*model.graph.nodes[1:], ccf.Node("sex", "binary", parents=["dose"])])
+    late = ccf.SCM(graph, model.mechanisms)
+    whole = ccf.counterfactual(late, ccf.Batch(graph, frame), {"sex": random})
+    some = ccf.counterfactual(late, ccf.Batch(graph, frame.iloc[100:150]), {"sex": random})
+    assert whole.frame["sex"].iloc[100:150].equals(some.frame["sex"])
+    share = whole.frame["sex"][frame["dose"] > 5].mean()
+    assert 0.5 < share < 1
+
+
+def test_a_policy_that_asks_for_what_it_cannot_see_is_an_error(mediator):
+    model, frame = mediator
+    rows = ccf.Batch(model.graph, frame.iloc[:5])
+    with pytest.raises(DataError, match=r"policy for 'dose' needs 'pain', which it cannot see. It sees .*: sex"):
+        ccf.counterfactual(model, rows, {"dose": ccf.Policy(lambda table: table["pain"])})
+
+
+def test_only_what_the_answer_needs_is_abducted(mediator, monkeypatch):
+    model, frame = mediator
+    asked = []
+    for name, mechanism in model.mechanisms.items():
+        abduct = mechanism.abduct
+        spy = lambda *a, abduct=abduct, name=name, **k: asked.append(name) or abduct(*a, **k)  # noqa: E731
+        monkeypatch.setattr(mechanism, "abduct", spy)
+    ccf.counterfactual(model, ccf.Batch(model.graph, frame), {"stage": 2})
+    assert asked == ["pain"]
