@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from causalcf.scm import SCM
     from causalcf.soundness import AuditReport, audit
     from causalcf.store import load, model_names, save
+    from causalcf.tables import read_table, write_table
     from causalcf.training import Training, fit
 
 _HOME = {
@@ -40,6 +41,7 @@ _HOME = {
     "query": ("Abduction", "Counterfactual", "abduct", "counterfactual", "reconstruct"),
     "recipes": ("recipe",),
     "scm": ("SCM",),
+    "tables": ("read_table", "write_table"),
     "soundness": ("AuditReport", "audit"),
     "store": ("load", "model_names", "save"),
     "training": ("Training", "fit"),

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "causalcf"
 
 LAYERS = [
     {"errors"},
-    {"seeds", "progress", "files", "formats"},
+    {"seeds", "progress", "files", "formats", "tables"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
     {"batch", "attributes.base", "attributes.piecewise", "denoiser", "drawing"},
     {"image", "attributes.*", "encoding", "interventions", "datasets.*"},

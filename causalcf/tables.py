@@ -1,0 +1,117 @@
+"""Tables on disk: CSV, TSV, JSON lines and Parquet, read and written without surprises.
+
+Parquet does not notice a flipped byte unless asked to: it is written with a checksum a page, and read with a look at each.
+A file is complete or absent: it is written beside its final name and then renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from causalcf.errors import DataError
+
+__all__ = ["read_table", "write_table"]
+
+_SUFFIXES = ".csv .csv.gz .tsv .tsv.gz .jsonl .parquet"
+_UNSAFE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    if name.endswith(_UNSAFE):
+        raise DataError(f"'{path}' may run code when it is opened, so it is not. Convert it to Parquet or CSV.")
+    for suffix in _SUFFIXES.split():
+        if name.endswith(suffix):
+            return suffix
+    raise DataError(f"'{path}' is no table that causalcf knows. Tables end in: {', '.join(_SUFFIXES.split())}.")
+
+
+def read_table(path: str | Path, *, index: str | None = None) -> pd.DataFrame:
+    """A table from a file, its kind told by the suffix.
+
+    Args:
+        path: .csv, .tsv (either also .gz), .jsonl or .parquet.
+        index: the column that names a row; without it, Parquet's own index or the row number. A row's random numbers are a
+            function of its index, so name one if the rows may be reordered.
+
+    Raises:
+        DataError: there is no such file, it is damaged, or it has no such column.
+
+    Example:
+        >>> import pandas as pd, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_table(pd.DataFrame({"id": ["a", "b"], "age": [30, 40]}), Path(folder) / "t.csv")
+        ...     read_table(path, index="id")["age"].to_dict()
+        {'a': 30, 'b': 40}
+    """
+    path, suffix = Path(path), _suffix(Path(path))
+    if not path.is_file():
+        raise DataError(f"there is no table '{path}'.")
+    try:
+        if suffix == ".parquet":
+            import pyarrow.parquet
+
+            frame = pyarrow.parquet.read_table(path, page_checksum_verification=True).to_pandas()
+        elif suffix == ".jsonl":
+            frame = pd.read_json(path, lines=True, orient="records", dtype=False)
+        else:
+            frame = pd.read_csv(path, sep="\t" if ".tsv" in suffix else ",", low_memory=False)
+    except (OSError, ValueError, EOFError) as error:  # pyarrow's and pandas' own errors are among these
+        raise DataError(f"cannot read the table '{path}': {str(error).splitlines()[0]}.") from error
+    if index is None:
+        return frame
+    if index not in frame.columns:
+        raise DataError(
+            f"'{path}' has no column '{index}' to name its rows. Its columns are: {', '.join(map(str, frame.columns))}."
+        )
+    return frame.set_index(index)
+
+
+def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
+    """Write a table, its kind told by the suffix: .csv, .tsv, .jsonl or .parquet; the index is kept.
+
+    Raises:
+        DataError: the suffix is none of these, or the place cannot be written to.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    named = frame if _is_plain(frame.index) else frame.reset_index(names=frame.index.name or "index")
+    writers: dict[str, Callable[[Any], Any]] = {
+        ".parquet": lambda file: frame.to_parquet(file, engine="pyarrow", write_page_checksum=True),
+        ".jsonl": lambda file: named.to_json(file, orient="records", lines=True, double_precision=15),
+        ".csv": lambda file: named.to_csv(file, index=False),
+        ".tsv": lambda file: named.to_csv(file, index=False, sep="\t"),
+    }
+    compression = "gzip" if suffix.endswith(".gz") else None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                if compression:
+                    import gzip
+
+                    with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
+                        writers[suffix.removesuffix(".gz")](packed)
+                else:
+                    writers[suffix](file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(draft, 0o644)
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
+    except OSError as error:
+        raise DataError(f"cannot write the table '{path}': {error.strerror or error}. Choose another --out.") from error
+    return path
+
+
+def _is_plain(index: pd.Index) -> bool:
+    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1 and index.name is None

@@ -1,0 +1,81 @@
+"""Tables on disk come back as they were written, or say what is wrong."""
+
+import contextlib
+import os
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pytest
+
+from causalcf.errors import DataError
+from causalcf.tables import read_table, write_table
+
+FRAME = pd.DataFrame({"age": [30.25, 1 / 3, -1e-300], "view": ["AP", "PA", 'é, "x"'], "n": [1, 2, 3]}, index=["p1", "p2", "p3"])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "tsv", "tsv.gz", "jsonl"])
+def test_a_table_comes_back_as_it_was(tmp_path, suffix):
+    back = read_table(write_table(FRAME, tmp_path / f"t.{suffix}"), index="index")
+    pd.testing.assert_frame_equal(back, FRAME, check_names=False, rtol=1e-14)
+
+
+def test_parquet_keeps_the_index_and_every_bit(tmp_path):
+    back = read_table(write_table(FRAME, tmp_path / "t.parquet"))
+    pd.testing.assert_frame_equal(back, FRAME, check_exact=True)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_row_numbers_are_not_written_as_a_column(tmp_path, suffix):
+    assert list(read_table(write_table(FRAME.reset_index(drop=True), tmp_path / f"t.{suffix}"))) == ["age", "view", "n"]
+
+
+def test_a_flipped_byte_in_parquet_is_never_read_as_data(tmp_path):
+    frame = pd.DataFrame({"x": np.random.default_rng(0).normal(size=2000)})
+    whole = write_table(frame, tmp_path / "t.parquet").read_bytes()
+    quiet = 0
+    for place in np.random.default_rng(1).integers(0, len(whole), 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        (tmp_path / "d.parquet").write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            quiet += not read_table(tmp_path / "d.parquet").equals(frame)
+    assert quiet == 0
+
+
+@pytest.mark.parametrize("name", ["t.pkl", "model.pt", "t.joblib"])
+def test_what_may_run_code_is_not_opened(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match="may run code when it is opened"):
+        read_table(tmp_path / name)
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"there is no table '.*nowhere\.csv'"):
+        read_table(tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match=r"Tables end in: \.csv"):
+        read_table(tmp_path / "t.xlsx")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(DataError, match=r"cannot read the table '.*bad\.parquet'"):
+        read_table(tmp_path / "bad.parquet")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(DataError, match=r"cannot read the table '.*empty\.csv': No columns"):
+        read_table(tmp_path / "empty.csv")
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"no column 'id' to name its rows. Its columns are: a, b"):
+        read_table(tmp_path / "t.csv", index="id")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(DataError, match="cannot write the table"):
+        write_table(FRAME, tmp_path / "t.csv")
+
+
+def test_a_failed_write_leaves_the_old_table(tmp_path):
+    path = write_table(FRAME, tmp_path / "t.parquet")
+    with pytest.raises(pyarrow.ArrowException):
+        write_table(pd.DataFrame({"x": [object(), 1]}), path)
+    pd.testing.assert_frame_equal(read_table(path), FRAME)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t.parquet"]
