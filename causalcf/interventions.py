@@ -14,6 +14,7 @@ A draw is a function of the seed, the node and the row's index, and of nothing e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from causalcf.seeds import RowGenerator, row_keys
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Do", "Policy", "Scale", "Shift", "resolve"]
+__all__ = ["Do", "Policy", "Scale", "Shift", "parse_do", "resolve"]
 
 Do = Mapping[str, Any]
 """Per node: a number or label, one value a row, a function of the factual table, `Shift`, `Scale`, a distribution, `Policy`."""
@@ -222,3 +223,40 @@ def resolve(graph: CausalGraph, do: Do, frame: pd.DataFrame, *, seed: int = 0) -
             value = action(frame)
         columns[name] = value if isinstance(value, Policy) else _column(node, value, frame.index, seed)
     return columns
+
+
+def parse_do(graph: CausalGraph, text: str) -> dict[str, Any]:
+    """An intervention that somebody typed: `T=1`, `age+=10`, `dose*=1.2`, several with commas between.
+
+    Args:
+        graph: knows the nodes and the type of their labels.
+        text: NODE=VALUE, NODE+=NUMBER or NODE*=NUMBER.
+
+    Raises:
+        GraphError: there is no such node.
+        DataError: the text is none of these, or the value is no label of the node.
+
+    Example:
+        >>> import causalcf as ccf
+        >>> parse_do(ccf.load_graph("morphomnist"), "thickness+=1.5, digit=3")
+        {'thickness': Shift(by=1.5), 'digit': '3'}
+    """
+    do: dict[str, Any] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(.+?)\s*(\+=|\*=|=)\s*(.+?)\s*", part)
+        if not match:
+            raise DataError(f"cannot read the intervention {part.strip()!r}. Write NODE=VALUE, NODE+=NUMBER or NODE*=NUMBER.")
+        name, sign, word = match.groups()
+        graph.check([name], "intervene on")
+        node = graph.node(name)
+        if name in do:
+            raise DataError(f"the intervention {text!r} sets '{name}' twice.")
+        if node.discrete and sign == "=":
+            do[name] = next((state for state in node.states or () if str(state) == word), word)
+        else:
+            try:
+                number = float(word)
+            except ValueError:
+                raise DataError(f"cannot set '{name}' by {part.strip()!r}: {word!r} is no number.") from None
+            do[name] = {"=": number, "+=": Shift(number), "*=": Scale(number)}[sign]
+    return do

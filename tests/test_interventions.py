@@ -1,5 +1,7 @@
 """What `do` accepts, and every mistake that is an error rather than an answer."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,9 @@ import torch
 import torch.distributions as dist
 from scipy import stats
 
-from causalcf.errors import DataError, GraphError
+from causalcf.errors import CausalCFError, DataError, GraphError
 from causalcf.graph import CausalGraph, Node
-from causalcf.interventions import Scale, Shift, resolve
+from causalcf.interventions import Scale, Shift, parse_do, resolve
 
 GRAPH = CausalGraph(
     "toy",
@@ -240,3 +242,35 @@ def test_a_distribution_that_leaves_the_support_is_an_error():
 
 def test_an_intervention_that_is_no_mapping_is_an_error():
     refuse("age", "do is a mapping")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("age=40", {"age": 40.0}),
+        (" age += -1.5 , treated=1", {"age": Shift(-1.5), "treated": 1}),
+        ("dose*=1e-3", {"dose": Scale(0.001)}),
+        ("digit=2, stage=3", {"digit": "2", "stage": 3}),
+    ],
+)
+def test_an_intervention_can_be_typed(text, expected):
+    do = parse_do(GRAPH, text)
+    assert do == expected
+    assert {name: type(value) for name, value in do.items()} == {name: type(value) for name, value in expected.items()}
+    resolve(GRAPH, do, FRAME)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("age", "cannot read the intervention 'age'. Write NODE=VALUE"),
+        ("age=old", "'old' is no number"),
+        ("agee=4", "Did you mean 'age'?"),
+        ("age=4, age=5", "sets 'age' twice"),
+        ("digit+=1", "cannot shift or scale the categorical node 'digit'"),
+        ("digit=7", "'7': it is none of its labels"),
+    ],
+)
+def test_a_typing_mistake_is_named(text, words):
+    with pytest.raises(CausalCFError, match=re.escape(words)):
+        resolve(GRAPH, parse_do(GRAPH, text), FRAME)
