@@ -1,6 +1,7 @@
 """Causal graphs: order, descendants, files, and the mistakes that people make when they write one."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import networkx as nx
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from causalcf.datasets.nih_chest import FINDINGS
 from causalcf.errors import CausalCFError, GraphError
 from causalcf.graph import CausalGraph, Node, graph_names, in_support, load_graph
 
@@ -124,6 +126,22 @@ def test_a_misspelt_node_is_an_error_that_suggests_the_near_name(ask, about):
         (lambda: Node("a", "continuous", states=["x", "y"]), "'a' has states; only discrete nodes do"),
         (lambda: Node("a", "image"), "'a' needs shape=.channel, height, width."),
         (lambda: Node("a", "image", shape=(0, 4, 4)), "needs shape"),
+        (lambda: Node("a", "image", shape=(1, 4.5, 4)), "needs shape"),
+        (lambda: Node("a", "image", shape=3), "needs shape"),
+        (lambda: Node("a", "continuous", shape=(1, 4, 4)), "only image nodes have a shape"),
+        (lambda: Node("a", "binary", states=(1, 2, 3)), "binary node 'a' has 3 states"),
+        (lambda: Node("a", "categorical", states="abc"), "at least two different states"),
+        (lambda: Node("a", "categorical", states=[0.5, 1.5]), "a state of 'a' is 0.5: a state is a word or a whole number"),
+        (lambda: Node("a", "categorical", states=[True, False]), "a state of 'a' is True"),
+        (lambda: Node("a", "continuous", unit=3), "unit=3: give words"),
+        (lambda: Node("a", "continuous", support=3), "support=3"),
+        (lambda: Node("a", "continuous", parents=[1]), r"parents=\[1\]: give a list, of names"),
+        (lambda: CausalGraph("g", ["a"]), "a node of graph 'g' is 'a': give a Node"),
+        (lambda: CausalGraph(3, [number("a")]), "a graph's name is text, not 3"),
+        (lambda: CausalGraph("g", [number("a")], bidirected=3), "bidirected has 3"),
+        (lambda: CausalGraph("g", [number("a")], bidirected=["ab"]), "bidirected has 'ab'"),
+        (lambda: CausalGraph("g", [number("a"), number("b")], bidirected=["ab", ("b", "a")]), "bidirected has 'ab'"),
+        (lambda: CausalGraph("g", [number("a"), number("b")], bidirected=[("a", "b"), ("b", "a")]), "the pair 'b', 'a' twice"),
         (lambda: Node("a", "continuous", support=(2, 1)), r"support=\(2, 1\)"),
         (lambda: Node("a", "continuous", support=(0, float("nan"))), "support"),
         (lambda: Node("a", "binary", support=(0, 1)), "support=.*of a continuous node"),
@@ -280,3 +298,265 @@ def test_support_is_open():
     node = Node("a", "continuous", support=(0, 1))
     assert [in_support(node, value) for value in (0.0, 0.5, 1.0, float("nan"))] == [False, True, False, False]
     assert in_support(Node("a", "continuous"), -1e300)
+
+
+# Written in code
+
+
+def test_a_graph_is_made_of_edges_parents_or_text_alike():
+    text = CausalGraph.parse("age -> finding; {age finding} -> dose; finding <-> dose")
+    edges = CausalGraph.from_edges([("age", "finding"), ("age", "dose"), ("finding", "dose")], bidirected=[("finding", "dose")])
+    parents = CausalGraph.from_parents({"finding": ["age"], "dose": ("age", "finding")}, bidirected=[["finding", "dose"]])
+    assert text == edges
+    assert parents.order == text.order == ("age", "finding", "dose")
+    assert {node.name: node.parents for node in parents.nodes} == {node.name: node.parents for node in text.nodes}
+    assert parents.bidirected == text.bidirected == (("finding", "dose"),)
+    assert all(node.kind == "continuous" for node in text.nodes)
+    assert CausalGraph.from_edges(text.to_edges(), bidirected=text.bidirected, nodes=text.nodes) == text
+
+
+def test_parents_hold_a_node_without_edges():
+    assert CausalGraph.from_parents({"alone": [], "b": ["a"]}).order == ("alone", "a", "b")
+
+
+GML = CausalGraph.parse("a -> y; b -> y").to_gml().replace('kind "continuous"', "")
+READS = {
+    "parse": lambda **told: CausalGraph.parse("a -> y; b -> y", **told),
+    "from_dagitty": lambda **told: CausalGraph.from_dagitty("dag { a -> y b -> y }", **told),
+    "from_dot": lambda **told: CausalGraph.from_dot("digraph { a -> y; b -> y }", **told),
+    "from_gml": lambda **told: CausalGraph.from_gml(GML, **told),
+    "from_edges": lambda **told: CausalGraph.from_edges([("a", "y"), ("b", "y")], **told),
+    "from_parents": lambda **told: CausalGraph.from_parents({"y": ["a", "b"]}, **told),
+    "from_networkx": lambda **told: CausalGraph.from_networkx(nx.DiGraph([("a", "y"), ("b", "y")]), **told),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("read", READS)
+def test_every_reader_is_told_kinds_in_the_same_way(read):
+    assert {node.kind for node in READS[read]().nodes} == {"continuous"}
+    image = Node("y", "image", shape=(1, 2, 2))
+    graph = READS[read](name="told", kinds={"a": "binary"}, nodes=[image])
+    assert graph.name == "told"
+    assert graph.node("a").states == (0, 1)
+    assert graph.node("y") == dataclasses.replace(image, parents=("a", "b"))
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_misspelt_node_in_kinds_is_an_error_that_suggests_the_near_name(read):
+    with pytest.raises(GraphError, match=r"kinds names 'yy', which is no node of graph .* Did you mean 'y'\? Nodes are: "):
+        READS[read](kinds={"yy": "binary"})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: CausalGraph.parse("a [binary]", kinds={"a": "continuous"}), "binary in the graph and continuous in kinds"),
+        (lambda: CausalGraph.parse("a", kinds={"a": "number"}), "kind 'number'. Kinds are"),
+        (lambda: CausalGraph.parse("a", kinds={"a": "binary"}, nodes=[number("a")]), "'a' is in kinds and in nodes"),
+        (lambda: CausalGraph.parse("a [binary]", nodes=[number("a")]), "has kind 'continuous' in nodes and 'binary' in"),
+        (lambda: CausalGraph.parse("a -> b", nodes=[number("b", "c")]), "'b' has the parents c in nodes and a in the graph"),
+        (lambda: CausalGraph.parse("image -> b", kinds={"image": "image"}), "image node 'image' needs shape"),
+        (lambda: CausalGraph.parse("a -> b -> a"), "has a cycle: "),
+        (lambda: CausalGraph.from_edges([("a", "b", "c")]), r"edges has \('a', 'b', 'c'\): each entry names two nodes"),
+        (lambda: CausalGraph.from_edges(["ab"]), "edges has 'ab'"),
+        (lambda: CausalGraph.from_edges([("a", "b"), ("a", "b")]), "'b' names a parent twice"),
+        (lambda: CausalGraph.from_parents({"y": "ab"}), r"the parents of 'y' are 'ab': give a list, \['ab'\]"),
+        (lambda: CausalGraph.from_networkx(nx.Graph([("a", "b")])), "a networkx DiGraph, not Graph"),
+        (lambda: CausalGraph.from_networkx(nx.DiGraph([(1, 2)])), "a node is called 1: names are words"),
+        (lambda: CausalGraph.from_networkx(nx.MultiDiGraph([("a", "b"), ("a", "b")])), "there are 2 edges 'a -> b'"),
+        (lambda: CausalGraph.from_networkx(7), "a networkx DiGraph, not int"),
+        (lambda: CausalGraph.from_pgmpy(nx.DiGraph()), "a pgmpy DAG, ADMG or a network, not DiGraph"),
+        (lambda: CausalGraph.from_dict({"a": ["b"]}), "needs at least one"),
+    ],
+)  # fmt: skip
+def test_a_graph_that_is_told_nonsense_is_an_error_that_names_it(make, words):
+    with pytest.raises(GraphError, match=words):
+        make()
+
+
+def test_states_make_a_node_binary_or_categorical_unless_it_is_told_otherwise():
+    text = "a [states=(no, yes)]; b [states=(1, 2, 3)]"
+    assert [node.kind for node in CausalGraph.parse(text).nodes] == ["binary", "categorical"]
+    assert [node.kind for node in CausalGraph.parse(text, kinds={"b": "ordinal"}).nodes] == ["binary", "ordinal"]
+
+
+def test_networkx_sees_the_unseen_common_cause():
+    graph = CausalGraph.parse("x -> m -> y; x <-> y").to_networkx()
+    assert not nx.is_d_separator(graph, {"x"}, {"y"}, {"m"})
+    assert CausalGraph.from_networkx(graph).bidirected == (("x", "y"),)
+    both = nx.DiGraph([("x", "m"), ("m", "y")])
+    both.add_edge("x", "y", type="bidirected")
+    both.add_edge("y", "x", type="bidirected")
+    assert CausalGraph.from_networkx(both).bidirected == (("x", "y"),)
+
+
+def test_pgmpy_takes_a_graph_and_gives_it_back():
+    from pgmpy.base import ADMG, DAG
+    from pgmpy.factors.discrete import TabularCPD
+    from pgmpy.models import DiscreteBayesianNetwork
+
+    graph = load_graph("morphomnist")
+    assert type(graph.to_pgmpy()) is DAG
+    assert CausalGraph.from_pgmpy(graph.to_pgmpy()).to_dict() == graph.to_dict()
+    confounded = CausalGraph.parse("x -> m -> y; x -> y; x <-> y; alone", kinds={"y": "binary"})
+    assert type(confounded.to_pgmpy()) is ADMG
+    assert CausalGraph.from_pgmpy(confounded.to_pgmpy()).to_dict() == confounded.to_dict()
+    assert CausalGraph.from_pgmpy(DAG([("u", "x"), ("u", "y"), ("x", "y")], latents={"u"})).bidirected == (("x", "y"),)
+    network = DiscreteBayesianNetwork([("rain", "wet")])
+    with pytest.raises(GraphError, match="the discrete network has no table for 'rain'"):
+        CausalGraph.from_pgmpy(network)
+    rows = [[0.9, 0.2, 0.3], [0.1, 0.8, 0.7]]
+    names = {"rain": ["none", "some", "much"], "wet": [0, 1]}
+    network.add_cpds(
+        TabularCPD("rain", 3, [[0.5], [0.3], [0.2]], state_names={"rain": names["rain"]}),
+        TabularCPD("wet", 2, rows, evidence=["rain"], evidence_card=[3], state_names=names),
+    )
+    found = CausalGraph.from_pgmpy(network, kinds={"rain": "ordinal"})
+    assert [(node.kind, node.states) for node in found.nodes] == [("ordinal", ("none", "some", "much")), ("binary", (0, 1))]
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", graph_names())
+@pytest.mark.parametrize(("suffix", "write"), [(".toml", "to_toml"), (".dot", "to_dot"), (".gv", "to_dot"), (".gml", "to_gml")])
+def test_a_ready_made_graph_survives_the_way_through_a_file(tmp_path, name, suffix, write):
+    path = tmp_path / f"other{suffix.upper()}"
+    path.write_text(getattr(load_graph(name), write)(), encoding="utf-8")
+    assert load_graph(path).to_dict() == load_graph(name).to_dict()
+
+
+def test_a_text_file_is_named_after_the_file_and_told_kinds(tmp_path):
+    for suffix, text in ((".txt", "a -> b"), (".dagitty", "\ufeffdag {\r\na -> b\r\n}")):
+        (tmp_path / f"own{suffix}").write_bytes(text.encode())
+        graph = load_graph(tmp_path / f"own{suffix}", kinds={"b": "binary"})
+        assert (graph.name, graph.to_edges(), graph.node("b").kind) == ("own", [("a", "b")], "binary")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("own.dot", b"digraph {\n a -- b }", r"own\.dot': cannot read the DOT text: line 2, column 4"),
+        ("own.gml", b"graph [ directed 1 ]", r"own\.gml': cannot read the GML text"),
+        ("own.bif", b"network n {", r"own\.bif': cannot read the BIF text"),
+        ("own.txt", b"\xff", r"own\.txt' is not UTF-8 text"),
+        ("own.txt", b"a" * 4_000_001, r"own\.txt' is too long; at most 1,000,000"),
+        ("own.txt", "é".encode() * 2_100_000, r"own\.txt' is too long; at most 1,000,000"),
+        ("own.toml", b"a = " + b"[" * 10_000, r"own\.toml' is not TOML that can be read"),
+        ("own.json", b"{}", r"no ready-made graph '.*own\.json'.*ends in \.toml, \.bif, \.dagitty, \.dot, \.gml, \.gv, \.txt"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path, file, content, words):
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(GraphError, match=words):
+        load_graph(tmp_path / file)
+
+
+def test_a_file_that_states_its_kinds_is_told_no_others(tmp_path):
+    with pytest.raises(GraphError, match="states its kinds itself"):
+        load_graph("morphomnist", kinds={"digit": "binary"})
+
+
+# Large graphs
+
+
+def test_a_cycle_of_five_thousand_nodes_is_named_and_the_nodes_below_it_are_not():
+    edges = [(f"n{k}", f"n{(k + 1) % 4_900}") for k in range(4_900)] + [(f"n{k}", f"m{k}") for k in range(100)]
+    with pytest.raises(GraphError, match=r"cycle: n\d+ -> ") as error:
+        CausalGraph.from_edges(edges)
+    assert str(error.value).count(" -> n") == 4_900
+    assert "m1" not in str(error.value)
+
+
+def test_a_graph_of_five_thousand_nodes_is_made_and_asked_in_moments():
+    start = time.process_time()
+    chain = CausalGraph("chain", [number(f"n{k}", *([f"n{k - 1}"] if k else [])) for k in range(5_000)])
+    assert chain.order[-1] == "n4999"
+    assert len(chain.layers()) == 5_000
+    assert len(chain.descendants(chain.order)) == 5_000
+    fan = CausalGraph("fan", [*(number(f"n{k}") for k in range(4_999)), number("y", *(f"n{k}" for k in range(4_999)))])
+    assert len(fan.attributes) == 5_000
+    assert time.process_time() - start < 2  # 0.1 s where it was written; quadratic, it takes minutes
+    with pytest.raises(GraphError, match=r"no such node.*\.\.\. \(5000 in all\)"):
+        chain.node("z")
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(dags())
+def test_order_and_layers_are_those_of_networkx(case):
+    graph, oracle, _ = case
+    place = {node.name: number for number, node in enumerate(graph.nodes)}
+    assert graph.order == tuple(nx.lexicographical_topological_sort(oracle, key=place.__getitem__))
+    assert [set(layer) for layer in graph.layers()] == [set(layer) for layer in nx.topological_generations(oracle)]
+
+
+# Drawing
+
+
+def test_a_graph_draws_itself_the_same_way_every_time(tmp_path):
+    graph = load_graph("asia")
+    drawn = graph.draw()
+    assert drawn == graph.draw() == graph._repr_svg_()
+    assert drawn.lstrip().startswith("<?xml")
+    for name in graph.order:
+        assert f'id="plain:{name}"' in drawn
+    assert graph.draw(tmp_path / "asia.svg") is None
+    assert (tmp_path / "asia.svg").read_text() == drawn
+    graph.draw(tmp_path / "asia.PNG")
+    assert (tmp_path / "asia.PNG").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_drawing_marks_what_the_intervention_reaches():
+    drawn = load_graph("asia").draw(intervened=["smoke"])
+    roles = {"intervened": ["smoke"], "affected": ["lung", "bronc", "either", "xray", "dysp"], "invariant": ["asia", "tub"]}
+    for role, names in roles.items():
+        for name in names:
+            assert f'id="{role}:{name}"' in drawn
+    assert 'id="invariant:dysp"' in load_graph("asia").draw(intervened=["smoke"], affected=["lung"])
+
+
+def test_a_drawing_that_cannot_be_made_is_an_error(tmp_path):
+    graph = load_graph("sprinkler")
+    with pytest.raises(GraphError, match=r"sprinkler\.pdf'.*ends in \.svg or \.png"):
+        graph.draw(tmp_path / "sprinkler.pdf")
+    with pytest.raises(GraphError, match=r"draw an intervention on rainn.*Did you mean 'rain'"):
+        graph.draw(intervened=["rainn"])
+    large = CausalGraph("large", [number(f"n{k}") for k in range(201)])
+    assert large._repr_svg_() is None
+    with pytest.raises(GraphError, match="201 nodes; at most 200 can be drawn"):
+        large.draw()
+
+
+# Ready-made graphs
+
+
+def test_the_ready_made_graphs_are_those_of_the_papers():
+    edges = {
+        "celebahq": {"image": ["Smiling", "Male", "Young"]},
+        "celebahq_dependent": {
+            "No_Beard": ["Young", "Male"],
+            "Bald": ["Young", "Male"],
+            "image": ["Young", "Male", "No_Beard", "Bald"],
+        },
+        "mimic_cxr": {"finding": ["age"], "image": ["race", "sex", "age", "finding"]},
+        "embed": {"image": ["density", "circle_marker"]},
+        "sprinkler": {"sprinkler": ["cloudy"], "rain": ["cloudy"], "wet_grass": ["sprinkler", "rain"]},
+    }
+    for name, parents in edges.items():
+        assert {node.name: list(node.parents) for node in load_graph(name).nodes if node.parents} == parents
+    mouth = load_graph("celebahq_mouth")
+    assert mouth.descendants(["Smiling"]) == {"Smiling", "Mouth_Slightly_Open", "image"}
+    assert len(mouth.parents("image")) == 7
+    assert [load_graph(name).node("image").shape[1] for name in ("celebahq", "mimic_cxr", "embed")] == [64, 192, 192]
+
+
+def test_the_ready_made_nih_graph_has_the_columns_of_the_table():
+    graph = load_graph("nih_chest")
+    assert set(graph.order) == {"age", "sex", "view", *map(str.lower, FINDINGS)}
+    assert all(graph.parents(finding.lower()) == ("age", "sex", "view") for finding in FINDINGS)
+    assert set(graph.bidirected) == {("age", "sex"), *(("view", finding.lower()) for finding in FINDINGS)}
+
+
+@pytest.mark.parametrize("name", graph_names())
+def test_every_node_of_a_ready_made_graph_is_described(name):
+    assert all(node.description for node in load_graph(name).nodes)

@@ -16,7 +16,8 @@ LAYERS = [
     {"errors"},
     {"seeds", "progress", "files", "formats", "tables"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
-    {"batch", "attributes.base", "attributes.piecewise", "denoiser", "drawing"},
+    {"attributes.base"},
+    {"batch", "attributes.piecewise", "attributes.probabilities", "denoiser", "drawing"},
     {"image", "attributes.*", "encoding", "interventions", "datasets.*"},
     {"choice"},
     {"scm"},
@@ -28,6 +29,7 @@ LAYERS = [
 ]
 
 EXCEPTIONS = {
+    ("graph", "drawing"): "CausalGraph.draw hands over to the drawing, so that a graph shows itself in a notebook",
     ("scm", "store"): "SCM.save hands over to the store, so that a model is saved as it is loaded, from its own name",
     ("soundness", "report"): "AuditReport.to_html hands over to the report",
 }
