@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from causalcf.attributes.categorical import Categorical
+from causalcf.attributes.flow import Flow
 from causalcf.batch import Batch
 from causalcf.datasets.morphomnist import MorphoMNIST, Split
 from causalcf.errors import DataError
@@ -33,7 +35,13 @@ def _morphomnist_scm() -> SCM:
     from causalcf.image import Diffusion
 
     return SCM(
-        load_graph("morphomnist"), {"image": Diffusion(steps=25, guidance=Decoupled(1.0, form="nested", weights={"digit": 2.0}))}
+        load_graph("morphomnist"),
+        {
+            "thickness": Flow(),
+            "intensity": Flow(),
+            "digit": Categorical(),
+            "image": Diffusion(steps=25, guidance=Decoupled(1.0, form="nested", weights={"digit": 2.0})),
+        },
     )
 
 

@@ -17,8 +17,9 @@ import pyro
 import torch
 from torch import Tensor
 
+from causalcf.attributes.probabilities import DiscreteMechanism
 from causalcf.batch import Batch
-from causalcf.choice import attribute_mechanism
+from causalcf.choice import Unchosen
 from causalcf.encoding import decode, decode_column, encode_column
 from causalcf.errors import DataError, GraphError, NotFittedError
 from causalcf.graph import CausalGraph
@@ -38,7 +39,7 @@ Rule = Callable[[Mapping[str, Tensor]], Tensor]
 def _default(graph: CausalGraph, name: str) -> Mechanism:
     node = graph.node(name)
     if node.kind != "image":
-        return attribute_mechanism(node)
+        return Unchosen()
     from causalcf.image import Diffusion  # diffusers takes seconds to import: only where there is an image
 
     return Diffusion()
@@ -49,8 +50,8 @@ class SCM:
 
     Args:
         graph: the causal graph.
-        mechanisms: for some or all nodes; a node left out gets a flow (continuous), Gumbel-max (discrete) or a diffusion
-            model (image).
+        mechanisms: for some or all nodes. For an attribute left out, `causalcf.fit` chooses one by held-out likelihood and
+            reports it in `choices`; an image left out gets a diffusion model.
 
     Raises:
         GraphError: a mechanism for something that is no node.
@@ -61,12 +62,30 @@ class SCM:
         graph.check(given, "use a mechanism for")
         self.graph = graph
         self.mechanisms = {name: given[name] if name in given else _default(graph, name) for name in graph.order}
+        for name, mechanism in self.mechanisms.items():
+            if isinstance(mechanism, DiscreteMechanism):  # a known table may not fit its node
+                mechanism.check(graph.node(name), [graph.node(parent) for parent in graph.parents(name)])
         self.judges: dict[str, Any] = {}
         self.manifest: Manifest | None = None
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{name}={type(mechanism).__name__}" for name, mechanism in self.mechanisms.items())
         return f"SCM({self.graph.name!r}, {kinds})"
+
+    @property
+    def choices(self) -> pd.DataFrame:
+        """How the attributes that were left unnamed got their mechanisms: a row a node and candidate.
+
+        Columns: `node`, `candidate`, `score` (mean log-likelihood of a held-out row, in nats), `error` (standard error of its
+        difference from the best), `chosen`, and `reason` where a candidate could not be fitted.
+        """
+        made = (self.manifest or {}).get("made", {}).get("choices", {})
+        rows = [
+            (node, name, score, choice["errors"][name], name == choice["chosen"], choice["reasons"].get(name, ""))
+            for node, choice in made.items()
+            for name, score in choice["scores"].items()
+        ]
+        return pd.DataFrame(rows, columns=["node", "candidate", "score", "error", "chosen", "reason"])
 
     def configured(self, *, guidance: Guidance | None = None, steps: int | None = None) -> Self:
         """The same model with other settings for its predictions; the networks are shared.

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from causalcf.batch import Batch
+from causalcf.choice import Choice, Unchosen, candidates, select
 from causalcf.encoding import encode
 from causalcf.errors import CausalCFError, DataError, StoreError
 from causalcf.files import verify, write_directory
+from causalcf.graph import Node
 from causalcf.mechanism import Mechanism
 from causalcf.progress import progress as show_progress
 from causalcf.scm import SCM
@@ -33,6 +35,8 @@ from causalcf.seeds import RowGenerator, step_generator
 __all__ = ["Training", "fit"]
 
 _ATTRIBUTE_STEPS = 1200
+_CHOICE_STEPS, _CHOICE_ROWS = 400, 20_000  # at most, while a mechanism is chosen
+_FEWEST = 20  # rows below which none is held out, and the simplest mechanism is taken
 _DECAY = 0.5  # the last half of a run lowers the learning rate to zero
 
 
@@ -100,21 +104,65 @@ def _row_weights(scm: SCM, image: str, values: Mapping[str, Tensor], strength: f
     return torch.exp(strength * total) if strength and total.any() else None
 
 
-def _fit_attribute(name: str, mechanism: Mechanism, value: Tensor, parents: Mapping[str, Tensor], seed: int) -> None:
-    optimiser = torch.optim.Adam(mechanism.parameters(), lr=0.02)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _ATTRIBUTE_STEPS)
-    for step, rows in enumerate(_minibatches(len(value), 512, seed, name)):
-        if step == _ATTRIBUTE_STEPS:
+def _fit_attribute(
+    node: Node,
+    parent_nodes: Sequence[Node],
+    mechanism: Mechanism,
+    value: Tensor,
+    parents: Mapping[str, Tensor],
+    seed: int,
+    steps: int,
+) -> None:
+    """Size a mechanism on its data and, unless it has a closed form, descend its loss."""
+    mechanism.prepare(node, parent_nodes, value, parents)
+    learned = [parameter for parameter in mechanism.parameters() if parameter.requires_grad]
+    if not learned:
+        return
+    optimiser = torch.optim.Adam(learned, lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for step, rows in enumerate(_minibatches(len(value), 512, seed, node.name)):
+        if step == steps:
             break
         loss = mechanism.loss(value[rows], {key: column[rows] for key, column in parents.items()}, generator=None).mean()
         if not torch.isfinite(loss):
             raise CausalCFError(
-                f"the loss of node '{name}' became {float(loss)} at step {step}. Look for extreme values in its column."
+                f"the loss of node '{node.name}' became {float(loss)} at step {step}. Look for extreme values in its column."
             )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
+
+
+def _held_out(
+    node: Node, parent_nodes: Sequence[Node], mechanism: Mechanism, value: Tensor, parents: Mapping[str, Tensor], seed: int
+) -> Tensor | str:
+    """What a candidate loses on rows that it was not fitted to, (row,), or why it cannot be fitted."""
+    kept = len(value) - max(1, len(value) // 5)
+    try:
+        some = {key: column[:kept] for key, column in parents.items()}
+        _fit_attribute(node, parent_nodes, mechanism, value[:kept], some, seed, _CHOICE_STEPS)
+        with torch.no_grad():
+            loss = mechanism.loss(value[kept:], {key: column[kept:] for key, column in parents.items()}, generator=None)
+    except (CausalCFError, ValueError) as error:
+        return str(error)
+    return loss if bool(torch.isfinite(loss).all()) else "a held-out row has no likelihood under it"
+
+
+def _choose(
+    node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Mapping[str, Tensor], seed: int
+) -> tuple[Mechanism, Choice]:
+    """The candidate that predicts held-out rows best, not yet fitted to all of them."""
+    order = torch.randperm(len(value), generator=step_generator(seed, f"{node.name}/choice", 0))[:_CHOICE_ROWS]
+    some = {key: column[order] for key, column in parents.items()}
+    found = candidates(node, parent_nodes)
+    losses: dict[str, Tensor | str] = {}
+    if len(found) > 1 and len(order) >= _FEWEST:
+        losses = {name: _held_out(node, parent_nodes, mechanism, value[order], some, seed) for name, mechanism in found.items()}
+        choice = select(node, losses, max(1, len(order) // 5))
+    else:
+        choice = Choice(next(iter(found)), {}, {}, {}, 0)
+    return candidates(node, parent_nodes)[choice.chosen], choice
 
 
 class _ImageRun:
@@ -269,18 +317,23 @@ def fit(
             f"the batch has no images for {', '.join(without)}. Pass Batch(graph, frame, images={{'{without[0]}': pixels}})."
         )
     values = encode(batch)
-    made: dict[str, Any] = {"seed": seed, "rows": len(batch), "images": {}}
-    for name in graph.order:
-        mechanism = scm.mechanisms[name]
-        parents = {parent: values[parent] for parent in graph.parents(name)}
+    made: dict[str, Any] = {"seed": seed, "rows": len(batch), "images": {}, "choices": {}}
+    attributes = [name for name in graph.order if graph.node(name).kind != "image"]
+    with show_progress("attributes", len(attributes), show=progress and len(attributes) > 0) as advance:
+        for place, name in enumerate(attributes):
+            advance(place, name)
+            node, parents = graph.node(name), {parent: values[parent] for parent in graph.parents(name)}
+            parent_nodes = [graph.node(parent) for parent in parents]
+            if isinstance(scm.mechanisms[name], Unchosen):
+                scm.mechanisms[name], choice = _choose(node, parent_nodes, values[name], parents, seed)
+                made["choices"][name] = choice.to_dict()
+            _fit_attribute(node, parent_nodes, scm.mechanisms[name], values[name], parents, seed, _ATTRIBUTE_STEPS)
+    for name in graph.images:
+        mechanism, parents = scm.mechanisms[name], {parent: values[parent] for parent in graph.parents(name)}
         mechanism.prepare(graph.node(name), [graph.node(parent) for parent in parents], values[name], parents)
-        if not any(parameter.requires_grad for parameter in mechanism.parameters()):
-            continue
-        if graph.node(name).kind == "image":
-            place = Path(checkpoints) / name if checkpoints else None
+        if any(parameter.requires_grad for parameter in mechanism.parameters()):
+            place_of = Path(checkpoints) / name if checkpoints else None
             weights = _row_weights(scm, name, values, plan.decorrelate)
-            made["images"][name] = _fit_image(name, mechanism, values[name], parents, weights, plan, seed, place, progress)
-        else:
-            _fit_attribute(name, mechanism, values[name], parents, seed)
+            made["images"][name] = _fit_image(name, mechanism, values[name], parents, weights, plan, seed, place_of, progress)
     scm.manifest = {"made": made}
     return scm

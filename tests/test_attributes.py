@@ -11,7 +11,6 @@ from scipy import stats
 import causalcf as ccf
 from causalcf import training
 from causalcf.attributes import Categorical, Flow
-from causalcf.choice import attribute_mechanism
 from causalcf.errors import DataError, NotFittedError
 from causalcf.graph import CausalGraph, Node
 from causalcf.seeds import RowGenerator
@@ -247,11 +246,6 @@ def test_a_constant_column_inside_a_support_is_an_error_that_names_it():
     value = torch.full((1000,), 4.1, dtype=torch.float64)
     with pytest.raises(DataError, match="column 'x' is constant"):
         Flow().prepare(Node("x", "continuous", support=(0.5, 8)), [], value, {})
-
-
-@pytest.mark.parametrize(("kind", "expected"), [("continuous", Flow), ("binary", Categorical), ("ordinal", Categorical)])
-def test_an_attribute_left_unnamed_gets_a_mechanism_of_its_kind(kind, expected):
-    assert type(attribute_mechanism(Node("x", kind, states=[1, 2, 3] if kind == "ordinal" else None))) is expected
 
 
 def test_building_a_mechanism_leaves_the_global_generator_alone():

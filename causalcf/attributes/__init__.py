@@ -1,11 +1,35 @@
 """Mechanisms of attributes, one family a file. Abduction is in float64.
 
-mechanism     noise u           value
-Flow          N(0, 1)           an invertible map of u, a spline and an affine map that the parents shape
-Categorical   Gumbel(0, 1)^K    argmax_k [log p_k(pa) + u_k]
+    mechanism        noise u                     value
+    LinearGaussian   N(0, 1)                     a + b . pa + s u
+    AdditiveNoise    N(0, 1)                     f(pa) + T(u), f a scikit-learn regressor
+    LocationScale    N(0, 1)                     m(pa) + s(pa) T(u)
+    Flow             N(0, 1)                     a spline and an affine map of u that the parents shape
+    Empirical        N(0, 1)                     T(u), the quantiles of the data; for roots
+    Equation         any                         f(u, pa), known
+    Categorical      Gumbel(0, 1)^K              argmax_k [log p_k(pa) + u_k]
+    Monotone         U(0, 1)                     the state in whose part of the unit interval u falls
+    ResponseType     one state a configuration   what u says of this configuration of the parents
+
+Numbers are mapped onto the node's support last.
 """
 
 from causalcf.attributes.categorical import Categorical
+from causalcf.attributes.empirical import Empirical
+from causalcf.attributes.equation import Equation
 from causalcf.attributes.flow import Flow
+from causalcf.attributes.monotone import Monotone
+from causalcf.attributes.regression import AdditiveNoise, LinearGaussian, LocationScale
+from causalcf.attributes.response import ResponseType
 
-__all__ = ["Categorical", "Flow"]
+__all__ = [
+    "AdditiveNoise",
+    "Categorical",
+    "Empirical",
+    "Equation",
+    "Flow",
+    "LinearGaussian",
+    "LocationScale",
+    "Monotone",
+    "ResponseType",
+]

@@ -9,51 +9,41 @@ Generative Modeling using Linear Rational Splines", AISTATS 2020, https://arxiv.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import pyro.distributions as dist
 import pyro.distributions.transforms as T
 import torch
-from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor, nn
 
-from causalcf.attributes.base import AttributeMechanism, Context, Perceptron, describe_parents, scale_of
+from causalcf.attributes.base import (
+    Context,
+    ContinuousMechanism,
+    Perceptron,
+    describe_parents,
+    finite_support,
+    scale_of,
+    support_bijection,
+)
 from causalcf.graph import Node
 from causalcf.mechanism import Parents
-from causalcf.seeds import RowGenerator
 
-__all__ = ["Flow", "support_bijection"]
+__all__ = ["Flow"]
 
 
-class _ConditionalAffine(ConditionalTransformModule):  # type: ignore[misc]
-    """y = loc(context) + scale(context) x."""
-
-    bijective = True
+class _ConditionalAffine(nn.Module):
+    """Location and logarithm of the scale, as the context has them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.network = Perceptron(width, hidden, 2)
 
-    def condition(self, context: Tensor) -> T.AffineTransform:
+    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_scale = self.network(context).unbind(-1)
-        return T.AffineTransform(loc, torch.exp(log_scale.clamp(-8, 8)))
+        return loc, log_scale.clamp(-8, 8)
 
 
-def support_bijection(ends: Sequence[float | None] | None) -> T.Transform:
-    """A smooth increasing map from the line onto the open interval `ends`; an infinite or missing end is no bound."""
-    low, high = (None if end is None or math.isinf(end) else end for end in ends or (None, None))
-    if low is not None and high is not None:
-        return T.ComposeTransform([T.SigmoidTransform(), T.AffineTransform(low, high - low)])
-    if low is not None:
-        return T.ComposeTransform([T.ExpTransform(), T.AffineTransform(low, 1.0)])
-    if high is not None:
-        return T.ComposeTransform([T.ExpTransform(), T.AffineTransform(high, -1.0)])
-    return T.identity_transform
-
-
-class Flow(AttributeMechanism):
+class Flow(ContinuousMechanism):
     """A continuous attribute: a conditional normalising flow, monotone in its noise.
 
     Args:
@@ -66,10 +56,11 @@ class Flow(AttributeMechanism):
         super().__init__(spec, {"bins": bins, "hidden": hidden})
 
     def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
-        flat = support_bijection(node.support).inv(value.double())
+        support = finite_support(node)
+        flat = support_bijection(support).inv(value.double())
         self._start(
             {
-                "support": [None if math.isinf(end) else end for end in node.support] if node.support else None,
+                "support": support,
                 "mean": float(flat.mean()),
                 "scale": scale_of(flat, node.name),
                 "parents": describe_parents(parent_nodes, parents),
@@ -86,70 +77,30 @@ class Flow(AttributeMechanism):
             self.spline = T.conditional_spline(1, width, hidden_dims=[hidden], count_bins=bins, bound=4.0)
         elif bins:
             self.spline = T.Spline(1, count_bins=bins, bound=4.0)
-        low, high = spec["support"] or (None, None)
-        self.inside = (  # an extreme noise rounds to an end of the support, which is not part of it
-            None if low is None else math.nextafter(low, math.inf),
-            None if high is None else math.nextafter(high, -math.inf),
-        )
-        self.standard = T.ComposeTransform([T.AffineTransform(spec["mean"], spec["scale"]), support_bijection(spec["support"])])
+        self.mean, self.scale = float(spec["mean"]), float(spec["scale"])
 
-    def _transforms(self, parents: Parents) -> list[T.Transform]:
-        self._fitted()
-        chain: list[Any] = []
+    def _forward(self, noise: Tensor, parents: Parents) -> Tensor:
         context = self.context(parents) if self.context.width else None
         if self.spline is not None:
-            spline = self.spline if context is None else cast(Any, self.spline).condition(context)
-            chain.append(_Column(spline))
+            noise = self._spline(context)._call(noise[..., None])[..., 0]
         if self.affine is not None:
-            chain.append(self.affine.condition(cast(Tensor, context)))
-        return [*chain, self.standard]
+            loc, log_scale = self.affine(context)
+            noise = loc + torch.exp(log_scale) * noise
+        return self.mean + self.scale * noise
 
-    def noise_prior(self) -> dist.TorchDistribution:
-        self._fitted()
-        return cast(dist.TorchDistribution, dist.Normal(torch.zeros_like(self._anchor), 1.0))
+    def _backward(self, flat: Tensor, parents: Parents) -> tuple[Tensor, Tensor]:
+        context = self.context(parents) if self.context.width else None
+        noise = (flat - self.mean) / self.scale
+        log_slope = torch.full_like(self._anchor, self.scale).log()
+        if self.affine is not None:
+            loc, log_scale = self.affine(context)
+            noise = (noise - loc) / torch.exp(log_scale)
+            log_slope = log_slope + log_scale
+        if self.spline is not None:
+            place, spline = noise[..., None], self._spline(context)
+            noise = spline._inverse(place)[..., 0]
+            log_slope = log_slope + spline._cache_log_detJ.reshape(noise.shape)
+        return noise, log_slope
 
-    def draw_noise(self, generator: RowGenerator) -> Tensor:
-        self._fitted()
-        return generator.normal()
-
-    def abduct(self, value: Tensor, parents: Parents, *, generator: RowGenerator) -> Tensor:
-        with torch.no_grad():
-            noise = value
-            for transform in reversed(self._transforms(parents)):
-                noise = transform.inv(noise)
-            return noise
-
-    def predict(self, noise: Tensor, parents: Parents, *, changed: frozenset[str] = frozenset()) -> Tensor:
-        with torch.no_grad():
-            value = noise
-            for transform in self._transforms(parents):
-                value = transform(value)
-            return value if self.inside == (None, None) else value.clamp(*self.inside)
-
-    def loss(self, value: Tensor, parents: Parents, *, generator: Any = None) -> Tensor:
-        return cast(
-            Tensor,
-            -dist.TransformedDistribution(self.noise_prior().expand(value.shape), self._transforms(parents)).log_prob(value),
-        )
-
-
-class _Column(T.Transform):  # type: ignore[misc]
-    """A one-dimensional Pyro transform, applied to every number of a row vector by itself."""
-
-    domain = dist.constraints.real
-    codomain = dist.constraints.real
-    bijective = True
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def _call(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.inner._call(x[..., None])[..., 0])
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return cast(Tensor, self.inner._inverse(y[..., None])[..., 0])
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        slope = self.inner.log_abs_det_jacobian(x[..., None], y[..., None])
-        return cast(Tensor, slope[..., 0] if slope.dim() > x.dim() else slope)
+    def _spline(self, context: Tensor | None) -> Any:
+        return self.spline if context is None else cast(Any, self.spline).condition(context)
