@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,24 +17,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch"]
 
+_MISSING = "Drop the rows, fill them, or pass missing='infer'."
+
 
 def _some(rows: Sequence[object]) -> str:
     shown = ", ".join(map(str, rows[:5]))
     return shown if len(rows) <= 5 else f"{shown}, ... ({len(rows)} in all)"
 
 
-def _check_number(column: pd.Series, node: Node) -> None:
+def _check_number(column: pd.Series, node: Node, infer: bool) -> None:
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         raise DataError(f"column '{node.name}' is continuous in the graph but holds {column.dtype}. Convert it to numbers.")
-    bad = column.index[~np.isfinite(column.to_numpy(float))]
+    values = column.to_numpy(float, na_value=np.nan)
+    bad = column.index[np.isinf(values) if infer else ~np.isfinite(values)]
     if len(bad):
         raise DataError(
             f"column '{node.name}' has {len(bad)} missing or infinite values (rows {_some(list(bad))}). "
-            "Drop the rows or fill them."
+            f"{'Correct them.' if infer else _MISSING}"
         )
     if node.support:
         low, high = node.support
-        outside = column.index[(column <= low) | (column >= high)]
+        outside = column.index[(values <= low) | (values >= high)]
         if len(outside):
             raise DataError(
                 f"column '{node.name}' has {len(outside)} values outside its support ({low:g}, {high:g})"
@@ -43,13 +46,11 @@ def _check_number(column: pd.Series, node: Node) -> None:
             )
 
 
-def _check_labels(column: pd.Series, node: Node) -> None:
+def _check_labels(column: pd.Series, node: Node, infer: bool) -> None:
     missing = column.index[column.isna()]
-    if len(missing):
-        raise DataError(
-            f"column '{node.name}' has {len(missing)} missing values (rows {_some(list(missing))}). Drop the rows or fill them."
-        )
-    unknown = [label for label in pd.unique(column) if label not in set(node.states or ())]
+    if len(missing) and not infer:
+        raise DataError(f"column '{node.name}' has {len(missing)} missing values (rows {_some(list(missing))}). {_MISSING}")
+    unknown = [label for label in pd.unique(column.dropna()) if label not in set(node.states or ())]
     if unknown:
         allowed = ", ".join(repr(state) for state in node.states or ())
         rows = list(column.index[column.isin(unknown)])
@@ -67,6 +68,8 @@ class Batch:
         graph: the causal graph.
         frame: one row a unit; a column for every attribute of the graph, in the user's units. Further columns are kept. The
             index identifies a row: its random numbers are a function of it.
+        missing: `refuse` makes a missing attribute an error; `infer` lets it stand, and a counterfactual then draws it from its
+            posterior given what was observed of the row.
         images: for every image node, grey levels or colours 0..255 as uint8, (row, channel, height, width).
 
     Raises:
@@ -76,6 +79,7 @@ class Batch:
     graph: CausalGraph
     frame: pd.DataFrame
     images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    missing: Literal["refuse", "infer"] = "refuse"
 
     def __post_init__(self) -> None:
         frame, graph = self.frame, self.graph
@@ -88,15 +92,17 @@ class Batch:
             raise DataError(f"the index has {len(twice)} labels more than once (rows {_some(list(twice))}); use reset_index().")
         if not frame.columns.is_unique:
             raise DataError(f"the table has two columns called '{frame.columns[frame.columns.duplicated()][0]}'.")
-        missing = [name for name in graph.attributes if name not in frame.columns]
-        if missing:
+        if self.missing not in ("refuse", "infer"):
+            raise DataError(f"missing={self.missing!r} is unknown: it takes 'refuse' or 'infer'.")
+        absent = [name for name in graph.attributes if name not in frame.columns]
+        if absent:
             raise DataError(
-                f"the table has no column {', '.join(missing)}, which graph '{graph.name}' needs. "
+                f"the table has no column {', '.join(absent)}, which graph '{graph.name}' needs. "
                 f"Its columns are: {', '.join(map(str, frame.columns))}."
             )
         for name in graph.attributes:
             node = graph.node(name)
-            (_check_labels if node.discrete else _check_number)(frame[name], node)
+            (_check_labels if node.discrete else _check_number)(frame[name], node, self.missing == "infer")
         graph.check(self.images, "use images for")
         wrong = [name for name in self.images if graph.node(name).kind != "image"]
         if wrong:
@@ -126,8 +132,16 @@ class Batch:
 
     def rows(self, select: slice | Sequence[int] | NDArray[np.int64]) -> Batch:
         """Some of the rows, by position."""
-        return Batch(self.graph, self.frame.iloc[select], {name: pixels[select] for name, pixels in self.images.items()})
+        images = {name: pixels[select] for name, pixels in self.images.items()}
+        return Batch(self.graph, self.frame.iloc[select], images, self.missing)
 
     def without_images(self) -> Batch:
         """The attributes alone."""
-        return Batch(self.graph, self.frame)
+        return Batch(self.graph, self.frame, missing=self.missing)
+
+    @property
+    def incomplete(self) -> NDArray[np.bool_]:
+        """Which rows miss an attribute, (row,)."""
+        if self.missing == "refuse":
+            return np.zeros(len(self), dtype=bool)
+        return np.asarray(self.frame[list(self.graph.attributes)].isna().any(axis=1))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from torch import Tensor
 from causalcf.batch import Batch
 from causalcf.encoding import decode, decode_column, decode_image, encode_column, encode_image
 from causalcf.errors import DataError
+from causalcf.evidence import Posterior, infer_missing
 from causalcf.guidance import Guidance
 from causalcf.interventions import Do, Policy, resolve
 from causalcf.progress import progress as show_progress
@@ -60,6 +61,10 @@ class Counterfactual:
             noise assumption of a discrete mechanism, could change it. A row that the intervention leaves as it was is: what
             happened is what would have happened.
         why_not: the reasons, by node or bidirected edge.
+        draws: where rows missed attributes, their completed and counterfactual rows, one a draw from the posterior given what
+            was observed, indexed by (draw, row). In `frame` such a row has the mean of its draws, or the most frequent label; its
+            image is that of the first draw.
+        inferred: what is known of every missing factual value, see `causalcf.evidence.Posterior.summary`.
     """
 
     frame: pd.DataFrame
@@ -69,6 +74,8 @@ class Counterfactual:
     changed: frozenset[str]
     identified: pd.Series
     why_not: Mapping[str, str]
+    draws: pd.DataFrame | None = None
+    inferred: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         return f"Counterfactual(rows={len(self.frame)}, do=[{', '.join(self.do)}], changed=[{', '.join(sorted(self.changed))}])"
@@ -84,23 +91,29 @@ def _chunks(batch: Batch) -> Iterator[slice]:
     return (slice(start, min(start + size, len(batch))) for start in range(0, len(batch), size))
 
 
-def _values(batch: Batch, rows: slice, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Some rows of the nodes that the batch holds, in model space."""
-    graph = batch.graph
-    values = {
-        name: encode_column(graph.node(name), batch.frame[name].iloc[rows])
-        for name in graph.attributes
-        if names is None or name in names
-    }
-    images = {name: pixels for name, pixels in batch.images.items() if names is None or name in names}
-    return values | {name: encode_image(pixels[rows]) for name, pixels in images.items()}
+class _Columns:
+    """The nodes that a batch holds, in model space, some rows at a time."""
+
+    def __init__(self, batch: Batch, names: Collection[str] | None = None) -> None:
+        graph = batch.graph
+        wanted = [name for name in graph.order if names is None or name in names]
+        self.nodes = [graph.node(name) for name in wanted if graph.node(name).kind != "image"]
+        self.columns = {node.name: batch.frame[node.name] for node in self.nodes}
+        self.plain = {  # numbers skip the table for every chunk but the first
+            node.name: self.columns[node.name].to_numpy(np.float64) for node in self.nodes if not node.discrete
+        }
+        self.images = {name: batch.images[name] for name in wanted if name in batch.images}
+
+    def rows(self, rows: slice) -> dict[str, Tensor]:
+        values = {
+            node.name: encode_column(node, self.columns[node.name].iloc[rows] if node.discrete else self.plain[node.name][rows])
+            for node in self.nodes
+        }
+        return values | {name: encode_image(pixels[rows]) for name, pixels in self.images.items()}
 
 
-def _abduct(scm: SCM, batch: Batch, rows: slice, seed: int, nodes: Collection[str] | None = None) -> dict[str, Tensor]:
-    """The noise of some rows, of these nodes alone: nothing else is read or computed."""
-    needed = None if nodes is None else {*nodes, *(parent for name in nodes for parent in scm.graph.parents(name))}
-    generator = RowGenerator(seed, row_keys(batch.frame.index[rows]), "abduct")
-    return scm.abduct(_values(batch, rows, needed), generator, nodes)
+def _generator(batch: Batch, rows: slice, seed: int) -> RowGenerator:
+    return RowGenerator(seed, row_keys(batch.frame.index[rows]), "abduct")
 
 
 def abduct(scm: SCM, batch: Batch, *, seed: int = 0, progress: bool = False) -> Abduction:
@@ -111,12 +124,20 @@ def abduct(scm: SCM, batch: Batch, *, seed: int = 0, progress: bool = False) -> 
         batch: the factual rows.
         seed: for nodes whose value does not determine their noise; a row's draw is a function of it and of its index.
         progress: show how far it is.
+
+    Raises:
+        DataError: a row misses an attribute; `counterfactual` infers it.
     """
     _check_graph(scm, batch)
-    pieces = []
+    if batch.incomplete.any():
+        raise DataError(
+            f"{batch.incomplete.sum()} rows miss an attribute: their noise is not one but a distribution. "
+            "Ask counterfactual(), which draws from it, or drop the rows."
+        )
+    pieces, columns = [], _Columns(batch)
     with show_progress("abduction", len(batch), show=progress) as advance:
         for rows in _chunks(batch):
-            pieces.append(_abduct(scm, batch, rows, seed))
+            pieces.append(scm.abduct(columns.rows(rows), _generator(batch, rows, seed)))
             advance(rows.stop, "")
     return Abduction(scm, batch, {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]})
 
@@ -185,12 +206,9 @@ class _Answer:
                 self.undecided[doubt][rows] |= (values[name] != fact[name]).numpy()
 
     def finish(self) -> Counterfactual:
-        frame, images = self.factual.frame.copy(deep=False), dict(self.factual.images)
-        for name in self.scm.graph.order:
-            if name in images and name in self.columns:
-                images[name] = self.columns[name]  # type: ignore[assignment]
-            elif name in self.columns:
-                frame[name] = self._series(name)
+        images: dict[str, Any] = {name: self.columns.get(name, pixels) for name, pixels in self.factual.images.items()}
+        new = {name: self._series(name) for name in self.columns if name not in images}
+        frame = self.factual.frame.assign(**new)
         given = {name: frame[name] if isinstance(column, Policy) else column for name, column in self.do.items()}
         why_not = {doubt: reason for doubt, (reason, _) in self.doubts.items() if self.undecided[doubt].any()}
         doubtful = np.logical_or.reduce(list(self.undecided.values())) if self.undecided else np.zeros(len(frame), dtype=bool)
@@ -208,15 +226,15 @@ class _Answer:
 
 @overload
 def counterfactual(
-    scm: SCM, batch: Batch | Abduction, do: Do, *, guidance: Guidance | None = None, steps: int | None = None, seed: int = 0,
-    progress: bool = False,
+    scm: SCM, batch: Batch | Abduction, do: Do, *, guidance: Guidance | None = None, steps: int | None = None,
+    draws: int = 200, seed: int = 0, progress: bool = False,
 ) -> Counterfactual: ...  # fmt: skip
 
 
 @overload
 def counterfactual(
     scm: SCM, batch: Batch | Abduction, do: Sequence[Do], *, guidance: Guidance | None = None, steps: int | None = None,
-    seed: int = 0, progress: bool = False,
+    draws: int = 200, seed: int = 0, progress: bool = False,
 ) -> list[Counterfactual]: ...  # fmt: skip
 
 
@@ -227,6 +245,7 @@ def counterfactual(
     *,
     guidance: Guidance | None = None,
     steps: int | None = None,
+    draws: int = 200,
     seed: int = 0,
     progress: bool = False,
 ) -> Counterfactual | list[Counterfactual]:
@@ -239,6 +258,7 @@ def counterfactual(
             share the noise, which is abducted once.
         guidance: the rule for images; the model's own unless told.
         steps: noise levels that an image visits each way; the model's own unless told.
+        draws: of a row that misses attributes, from their posterior given the others.
         seed: for nodes whose value does not determine their noise, and for interventions that are drawn.
         progress: show how far it is.
 
@@ -258,20 +278,82 @@ def counterfactual(
     scm = (batch.scm if isinstance(batch, Abduction) else scm).configured(guidance=guidance, steps=steps)
     factual = batch.factual if isinstance(batch, Abduction) else batch
     _check_graph(scm, factual)
+    if factual.incomplete.any():
+        found = _partial(scm, factual, [do] if isinstance(do, Mapping) else do, draws, seed, progress)
+        return found[0] if isinstance(do, Mapping) else found
     answers = [_Answer(scm, factual, scenario, seed) for scenario in ([do] if isinstance(do, Mapping) else do)]
     nodes = set().union(*(answer.predicted for answer in answers))
     parents = {parent for name in nodes for parent in scm.graph.parents(name)}
     policies = any(isinstance(column, Policy) for answer in answers for column in answer.do.values())
-    names = None if policies else nodes.union(parents, *(answer.do for answer in answers))
+    columns = _Columns(factual, None if policies else nodes.union(parents, *(answer.do for answer in answers)))
     with show_progress("counterfactuals", len(factual), show=progress) as advance:
         for rows in _chunks(factual):
+            fact = columns.rows(rows)
             if isinstance(batch, Abduction):
                 noise = {name: batch.noise[name][rows] for name in nodes}
             else:
-                noise = _abduct(scm, batch, rows, seed, nodes)
-            fact = _values(factual, rows, names)
+                noise = scm.abduct(fact, _generator(factual, rows, seed), nodes)
             for answer in answers:
                 answer.add(noise, fact, rows)
             advance(rows.stop, "")
     finished = [answer.finish() for answer in answers]
     return finished[0] if isinstance(do, Mapping) else finished
+
+
+def _partial(scm: SCM, batch: Batch, scenarios: Sequence[Do], draws: int, seed: int, progress: bool) -> list[Counterfactual]:
+    """The answers for a batch in which some rows miss attributes."""
+    places = np.flatnonzero(batch.incomplete)
+    some = batch.rows(places).frame
+    nodes = {name: batch.graph.node(name) for name in batch.graph.attributes}
+    observed = {name: torch.tensor(some[name].notna().to_numpy()) for name in nodes}
+    values = {  # anything will do where a value is missing
+        name: encode_column(node, some[name].fillna((node.states or (0.0,))[0])) for name, node in nodes.items()
+    }
+    posterior = infer_missing(scm, values, observed, some.index, draws=draws, seed=seed)
+    completed = pd.concat([some] * draws, keys=range(draws), names=["draw", *some.index.names])
+    for name, node in nodes.items():
+        completed[name] = decode_column(node, posterior.values[name].reshape(-1))
+    first = batch.frame.copy()
+    for name in nodes:
+        column = first[name].astype(object if nodes[name].discrete else float)
+        column.iloc[places] = completed[name].iloc[: len(places)]
+        first[name] = column
+    whole = Batch(batch.graph, first, batch.images)
+    answers = counterfactual(scm, whole, scenarios, seed=seed, progress=progress)
+    spread = [{name: _spread(action, batch, places, draws) for name, action in do.items()} for do in scenarios]
+    drawn = counterfactual(scm, Batch(batch.graph, completed), spread, seed=seed, progress=progress)
+    return [_collapsed(answer, many, batch, places, posterior) for answer, many in zip(answers, drawn, strict=True)]
+
+
+def _spread(action: Any, batch: Batch, places: NDArray[np.int64], draws: int) -> Any:
+    """One value a row, for some rows and every draw of them; any other action acts on the draws by itself."""
+    if isinstance(action, str) or np.ndim(action) != 1 or len(action) != len(batch):
+        return action
+    return np.tile(np.asarray(action)[places], draws)
+
+
+def _collapsed(
+    answer: Counterfactual, drawn: Counterfactual, batch: Batch, places: NDArray[np.int64], posterior: Posterior
+) -> Counterfactual:
+    """An answer in which a row that missed attributes has the centre of its draws."""
+    row = list(range(1, drawn.frame.index.nlevels))
+    frame, groups = answer.frame.copy(), drawn.frame.groupby(level=row, sort=False)
+    for name in batch.graph.attributes:
+        if batch.graph.node(name).discrete:
+            centre = groups[name].agg(lambda labels: labels.value_counts().index[0])
+        else:
+            centre = groups[name].mean()
+        frame[name] = frame[name].where(~batch.incomplete, pd.Series(centre.to_numpy(), index=batch.frame.index[places]))
+    doubtful = (~drawn.identified).groupby(level=row, sort=False).any().to_numpy()
+    identified = answer.identified.copy()
+    identified.iloc[places] = ~doubtful & posterior.identified.numpy()
+    return replace(
+        answer,
+        frame=frame,
+        factual=batch,
+        do={name: frame[name] for name in answer.do},
+        identified=identified,
+        why_not={**answer.why_not, **drawn.why_not, **posterior.why_not},
+        draws=drawn.frame,
+        inferred=posterior.summary(),
+    )

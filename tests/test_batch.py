@@ -68,12 +68,18 @@ def test_images_may_be_left_out():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, None])
 def test_a_number_that_is_missing_or_infinite_is_an_error_that_names_its_row(value):
     refuse(
-        put("thickness", 2, value, dtype=float), "'thickness'", "1 missing or infinite values", "p2", "Drop the rows or fill them"
+        put("thickness", 2, value, dtype=float), "'thickness'", "1 missing or infinite values", "p2", "Drop the rows, fill them"
     )
 
 
 def test_a_missing_number_in_a_nullable_column_is_an_error_that_names_its_row():
-    refuse(put("thickness", 2, pd.NA, dtype="Float64"), "'thickness'", "missing", "p2", "Drop the rows or fill them")
+    refuse(
+        put("thickness", 2, pd.NA, dtype="Float64"),
+        "'thickness'",
+        "missing",
+        "p2",
+        "Drop the rows, fill them, or pass missing='infer'",
+    )
 
 
 @pytest.mark.parametrize("column", ["digit", "treated"])
@@ -82,7 +88,7 @@ def test_a_missing_label_is_an_error_that_names_its_row(column):
 
 
 def test_a_missing_label_is_an_error_that_says_the_way_out():
-    refuse(put("digit", 3, None, dtype=object), "Drop the rows or fill them")
+    refuse(put("digit", 3, None, dtype=object), "Drop the rows, fill them, or pass missing='infer'")
 
 
 @pytest.mark.parametrize("value", ["10", "seven", "", " 3"])
@@ -208,3 +214,16 @@ def test_some_rows_are_those_rows(select):
 def test_the_types_that_tables_come_in_are_accepted(column, dtype):
     batch = Batch(GRAPH, table().astype({column: dtype}))
     assert batch.frame[column].dtype == dtype
+
+
+def test_a_missing_attribute_may_be_left_to_inference():
+    rows = Batch(GRAPH, put("digit", 3, None, dtype=object), missing="infer")
+    assert rows.incomplete.tolist() == [label == "p3" for label in rows.frame.index]
+    assert rows.rows([0, 1]).incomplete.tolist() == [False, False]
+    assert not Batch(GRAPH, table()).incomplete.any()
+
+
+def test_what_cannot_be_inferred_is_still_an_error():
+    refuse(put("thickness", 2, np.inf, dtype=float), "infinite values", "p2", "Correct them", missing="infer")
+    refuse(put("digit", 3, "x", dtype=object), "the unknown label 'x'", missing="infer")
+    refuse(table(), "missing='guess' is unknown: it takes 'refuse' or 'infer'", missing="guess")

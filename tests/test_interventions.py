@@ -192,7 +192,7 @@ def test_a_label_cannot_be_shifted_or_scaled(action, node):
     refuse({node: action}, f"node '{node}'", "cannot shift or scale", "labels")
 
 
-ROWS = pd.DataFrame({"age": np.linspace(20, 90, 4000), "treated": 0}, index=pd.RangeIndex(4000))
+ROWS = pd.DataFrame({"age": np.linspace(20, 90, 1000), "treated": 0}, index=pd.RangeIndex(1000))
 
 
 def drawn(node, action, frame=ROWS, seed=0):
@@ -216,19 +216,19 @@ def test_a_distribution_is_drawn_for_every_row(distribution, cdf):
 
 @pytest.mark.parametrize("distribution", [dist.Normal(50.0, 5.0), dist.Gamma(100.0, 2.0)])
 def test_a_draw_is_a_function_of_the_seed_and_of_the_row_alone(distribution):
-    whole, some = drawn("age", distribution), drawn("age", distribution, ROWS.iloc[::-500])
+    whole, some = drawn("age", distribution), drawn("age", distribution, ROWS.iloc[::-100])
     assert whole[some.index].to_list() == some.to_list()
     assert not np.isclose(drawn("age", distribution, seed=1), whole).any()
 
 
 def test_a_row_may_have_a_distribution_of_its_own():
-    column = drawn("dose", dist.Normal(torch.arange(4000.0), 1e-6))
-    assert np.abs(column - np.arange(4000)).max() < 1e-3
+    column = drawn("dose", dist.Normal(torch.arange(1000.0), 1e-6))
+    assert np.abs(column - np.arange(1000)).max() < 1e-3
 
 
 def test_labels_are_drawn_by_their_place():
     share = drawn("stage", dist.Categorical(torch.tensor([0.2, 0.0, 0.8]))).value_counts(normalize=True)
-    assert share[3] == pytest.approx(0.8, abs=5 * np.sqrt(0.16 / 4000))
+    assert share[3] == pytest.approx(0.8, abs=5 * np.sqrt(0.16 / 1000))
     assert set(share.index) == {1, 3}
     assert set(drawn("treated", dist.Bernoulli(0.5))) == {0, 1}
 

@@ -339,7 +339,7 @@ def test_a_counterfactual_that_a_latent_confounder_could_change_says_so():
     nodes = [ccf.Node("a", "continuous"), ccf.Node("b", "continuous", parents=["a"]), ccf.Node("c", "continuous")]
     frame = pd.DataFrame({"a": [0.0, 1.0, 3.0], "b": [1.0, 0.0, 2.0], "c": [2.0, 1.0, 0.0]})
     graph = ccf.CausalGraph("confounded", nodes, bidirected=[("a", "b")])
-    model = ccf.SCM(graph)
+    model = ccf.SCM(graph, {name: ccf.LinearGaussian() for name in graph.order})
     for name in graph.order:
         values = encode(ccf.Batch(graph, frame))
         parents = {parent: values[parent] for parent in graph.parents(name)}
@@ -374,7 +374,8 @@ def test_fitting_twice_with_one_seed_gives_identical_models(monkeypatch):
     rows = ccf.Batch(
         GRAPH, ccf.MorphoMNIST("train").frame(1100)
     )  # more than a minibatch, so that the seed has something to decide
-    first, again, other = (ccf.fit(ccf.SCM(GRAPH), rows, seed=seed).log_likelihood(rows) for seed in (0, 0, 1))
+    flows = lambda: {"thickness": ccf.Flow(), "intensity": ccf.Flow(), "digit": ccf.Categorical()}  # noqa: E731
+    first, again, other = (ccf.fit(ccf.SCM(GRAPH, flows()), rows, seed=seed).log_likelihood(rows) for seed in (0, 0, 1))
     pd.testing.assert_series_equal(first, again, check_exact=True)
     assert (first != other).all()
 
@@ -437,3 +438,71 @@ def test_only_what_the_answer_needs_is_abducted(mediator, monkeypatch):
         monkeypatch.setattr(mechanism, "abduct", spy)
     ccf.counterfactual(model, ccf.Batch(model.graph, frame), {"stage": 2})
     assert asked == ["pain"]
+
+
+@pytest.fixture(scope="module")
+def chain():
+    """a -> b -> c with known coefficients, and a label on the side."""
+    nodes = [
+        ccf.Node("a", "continuous"),
+        ccf.Node("b", "continuous", parents=["a"]),
+        ccf.Node("c", "continuous", parents=["b"]),
+        ccf.Node("label", "binary", parents=["a"]),
+    ]
+    graph = ccf.CausalGraph("chain", nodes)
+    known = {
+        "a": ccf.LinearGaussian(intercept=1.0, coefficients={}, scale=2.0),
+        "b": ccf.LinearGaussian(intercept=0.0, coefficients={"a": 0.5}, scale=1.0),
+        "c": ccf.LinearGaussian(intercept=-1.0, coefficients={"b": 2.0}, scale=0.5),
+        "label": ccf.Categorical(),
+    }
+    frame = pd.DataFrame({"a": [0.0, 1.0, 3.0], "b": [0.1, 1.0, 2.0], "c": [0.0, 1.0, 2.0], "label": [0, 1, 1]}, index=[7, 8, 9])
+    rows = ccf.Batch(graph, pd.concat([frame] * 20, ignore_index=True))
+    return ccf.fit(ccf.SCM(graph, known), rows), frame
+
+
+def test_what_does_not_depend_on_the_missing_value_is_answered_exactly(chain):
+    model, frame = chain
+    frame = frame.astype({"b": float})
+    frame.loc[8, "b"] = np.nan
+    cf = ccf.counterfactual(model, ccf.Batch(model.graph, frame, missing="infer"), {"a": ccf.Shift(1.0)})
+    assert cf.frame.loc[8, "c"] == pytest.approx(frame.loc[8, "c"] + 1.0, abs=1e-9)  # one a is half a b is one c, whatever b was
+    assert cf.frame["c"].notna().all()
+    assert list(cf.inferred.index) == [(8, "b")]
+    assert cf.factual.frame.loc[8].isna()["b"]
+
+
+def test_a_missing_value_is_answered_by_its_posterior(chain):
+    model, frame = chain
+    frame, given = frame.copy(), frame.loc[8]
+    frame.loc[8, "b"] = np.nan
+    cf = ccf.counterfactual(model, ccf.Batch(model.graph, frame, missing="infer"), {"a": ccf.Shift(1.0)}, draws=2000)
+    precision = 1 + 2.0**2 / 0.5**2  # of b given a and c
+    mean = (0.5 * given["a"] + 2.0 * (given["c"] + 1.0) / 0.5**2) / precision
+    error = 5 * precision**-0.5 * (1 / 2000 + 1 / cf.inferred.loc[(8, "b"), "ess"]) ** 0.5
+    assert cf.inferred.loc[(8, "b"), "mean"] == pytest.approx(mean, abs=error)
+    assert cf.frame.loc[8, "b"] == pytest.approx(cf.inferred.loc[(8, "b"), "mean"] + 0.5, abs=1e-9)
+    assert cf.draws.index.names == ["draw", None]
+    assert len(cf.draws) == 2000
+    assert cf.draws["b"].std() == pytest.approx(precision**-0.5, rel=0.1)
+
+
+def test_complete_rows_are_answered_as_if_alone(chain):
+    model, frame = chain
+    holes = frame.copy()
+    holes.loc[8, ["b", "label"]] = np.nan
+    do = {"a": [5.0, 6.0, 7.0], "label": lambda table: table["label"]}
+    some = ccf.counterfactual(model, ccf.Batch(model.graph, holes, missing="infer"), do)
+    whole = ccf.counterfactual(model, ccf.Batch(model.graph, frame), do)
+    for name in ("a", "b", "c"):
+        assert some.frame.loc[[7, 9], name].to_list() == whole.frame.loc[[7, 9], name].to_list()
+    assert some.frame["a"].to_list() == [5.0, 6.0, 7.0]
+    assert some.frame.loc[8, "label"] in (0, 1)
+
+
+def test_the_noise_of_an_incomplete_row_is_a_distribution(chain):
+    model, frame = chain
+    frame = frame.copy()
+    frame.loc[8, "b"] = np.nan
+    with pytest.raises(DataError, match=r"1 rows miss an attribute: their noise is not one but a distribution"):
+        ccf.abduct(model, ccf.Batch(model.graph, frame, missing="infer"))
