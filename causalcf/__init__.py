@@ -9,12 +9,52 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from causalcf.attributes import Categorical, Flow
+    from causalcf.attributes import (
+        AdditiveNoise,
+        Categorical,
+        Empirical,
+        Equation,
+        Flow,
+        LinearGaussian,
+        LocationScale,
+        Monotone,
+        ResponseType,
+    )
     from causalcf.batch import Batch
     from causalcf.datasets.morphomnist import MorphoMNIST
+    from causalcf.datasets.nih_chest import read_nih_chest
+    from causalcf.effects import (
+        Bounds,
+        Effect,
+        ate,
+        cate,
+        causation_bounds,
+        direct_effect,
+        indirect_effect,
+        ite,
+        probability_of_necessity,
+        probability_of_necessity_and_sufficiency,
+        probability_of_sufficiency,
+    )
     from causalcf.errors import AbductionError, CausalCFError, DataError, GraphError, NotFittedError, StoreError
+    from causalcf.evidence import Posterior, infer_missing
     from causalcf.graph import CausalGraph, Node, graph_names, load_graph
     from causalcf.guidance import ClassifierFree, Decoupled, Guidance, Plain
+    from causalcf.identify import (
+        GraphCheck,
+        Independence,
+        adjustment_sets,
+        ancestors,
+        check,
+        frontdoor_sets,
+        identifiable,
+        implied_independencies,
+        is_adjustment_set,
+        is_frontdoor_set,
+        minimal_adjustment_set,
+        minimal_adjustment_sets,
+        separated,
+    )
     from causalcf.image import Diffusion
     from causalcf.interventions import Policy, Scale, Shift
     from causalcf.judges import NetworkJudge, Ruler, fit_judges
@@ -28,23 +68,110 @@ if TYPE_CHECKING:
     from causalcf.training import Training, fit
 
 _HOME = {
-    "attributes": ("Categorical", "Flow"),
+    "attributes": (
+        "AdditiveNoise",
+        "Categorical",
+        "Empirical",
+        "Equation",
+        "Flow",
+        "LinearGaussian",
+        "LocationScale",
+        "Monotone",
+        "ResponseType",
+    ),
     "batch": ("Batch",),
     "datasets.morphomnist": ("MorphoMNIST",),
-    "errors": ("AbductionError", "CausalCFError", "DataError", "GraphError", "NotFittedError", "StoreError"),
-    "graph": ("CausalGraph", "Node", "graph_names", "load_graph"),
-    "guidance": ("ClassifierFree", "Decoupled", "Guidance", "Plain"),
+    "datasets.nih_chest": ("read_nih_chest",),
+    "effects": (
+        "Bounds",
+        "Effect",
+        "ate",
+        "cate",
+        "causation_bounds",
+        "direct_effect",
+        "indirect_effect",
+        "ite",
+        "probability_of_necessity",
+        "probability_of_necessity_and_sufficiency",
+        "probability_of_sufficiency",
+    ),
+    "errors": (
+        "AbductionError",
+        "CausalCFError",
+        "DataError",
+        "GraphError",
+        "NotFittedError",
+        "StoreError",
+    ),
+    "evidence": (
+        "Posterior",
+        "infer_missing",
+    ),
+    "graph": (
+        "CausalGraph",
+        "Node",
+        "graph_names",
+        "load_graph",
+    ),
+    "guidance": (
+        "ClassifierFree",
+        "Decoupled",
+        "Guidance",
+        "Plain",
+    ),
+    "identify": (
+        "GraphCheck",
+        "Independence",
+        "adjustment_sets",
+        "ancestors",
+        "check",
+        "frontdoor_sets",
+        "identifiable",
+        "implied_independencies",
+        "is_adjustment_set",
+        "is_frontdoor_set",
+        "minimal_adjustment_set",
+        "minimal_adjustment_sets",
+        "separated",
+    ),
     "image": ("Diffusion",),
-    "interventions": ("Policy", "Scale", "Shift"),
-    "judges": ("NetworkJudge", "Ruler", "fit_judges"),
+    "interventions": (
+        "Policy",
+        "Scale",
+        "Shift",
+    ),
+    "judges": (
+        "NetworkJudge",
+        "Ruler",
+        "fit_judges",
+    ),
     "mechanism": ("Mechanism",),
-    "query": ("Abduction", "Counterfactual", "abduct", "counterfactual", "reconstruct"),
+    "query": (
+        "Abduction",
+        "Counterfactual",
+        "abduct",
+        "counterfactual",
+        "reconstruct",
+    ),
     "recipes": ("recipe",),
     "scm": ("SCM",),
-    "tables": ("read_table", "write_table"),
-    "soundness": ("AuditReport", "audit"),
-    "store": ("load", "model_names", "save"),
-    "training": ("Training", "fit"),
+    "soundness": (
+        "AuditReport",
+        "audit",
+    ),
+    "store": (
+        "load",
+        "model_names",
+        "save",
+    ),
+    "tables": (
+        "read_table",
+        "write_table",
+    ),
+    "training": (
+        "Training",
+        "fit",
+    ),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""The command line: `causalcf demo | graphs | fit | audit`, the same words as the Python interface.
+"""The command line: `causalcf demo | graphs | check | fit | sample | counterfactual | effect | audit`, as in Python.
 
 Exit codes: 0 done, 1 the audit failed, 2 bad input, 3 failure at run time.
 """
@@ -16,6 +16,10 @@ import typer
 from causalcf.errors import AbductionError, CausalCFError, DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
     from causalcf.guidance import Guidance
     from causalcf.soundness import AuditReport
 
@@ -32,6 +36,17 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option("--out", help="Directory to write to.")]
 Seed = Annotated[int, typer.Option(help="Everything random is a function of it.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Table = Annotated[Path, typer.Option("--data", help="A table: .csv, .tsv, .jsonl or .parquet.")]
+Index = Annotated[
+    str | None, typer.Option("--index", help="The column that names a row; Parquet's own index or the row number unless told.")
+]
+Dos = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--do", help="NODE=VALUE, NODE+=NUMBER or NODE*=NUMBER, several with commas between. Again for another scenario."
+    ),
+]
+TableOut = Annotated[Path | None, typer.Option("--out", help="The table to write: .csv, .tsv, .jsonl or .parquet.")]
 Rule = Annotated[
     str | None,
     typer.Option(
@@ -85,7 +100,8 @@ def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> di
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot write to '{out}': {error.strerror}. Choose another --out.") from error
-    paths = {name: out / name for name in ("counterfactuals.png", "audit.json", "report.html")}
+    names = [*(["counterfactuals.png"] if picture else []), "audit.json", "report.html"]
+    paths = {name: out / name for name in names}
     if picture:
         to_png(
             counterfactual_figure({f"do({name})": answer for name, answer in report.answers.items()}),
@@ -98,27 +114,32 @@ def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> di
 
 def _audit(
     model: str, rows: int, out: Path, seed: int, as_json: bool, *, guidance: str | None = None, steps: int | None = None,
-    again_rows: int | None = None,
+    again_rows: int | None = None, data: Path | None = None, index: str | None = None,
 ) -> None:  # fmt: skip
+    from causalcf.batch import Batch
     from causalcf.recipes import recipe
     from causalcf.soundness import audit
     from causalcf.store import load
+    from causalcf.tables import read_table
 
     start = time.monotonic()
     scm = load(model)
-    study = recipe(scm.graph.name)
-    batch = study.batch("test", rows, 0, 1)
+    if data is None:
+        study = recipe(scm.graph.name)
+        batch, truth = study.batch("test", rows, 0, 1), study.truth
+    else:
+        batch, truth = Batch(scm.graph, read_table(data, index=index).iloc[:rows]), None
     report = audit(
         scm,
         batch,
-        truth=study.truth,
+        truth=truth,
         guidance=_guidance(guidance),
         steps=steps,
         again_rows=again_rows,
         seed=seed,
         progress=not as_json,
     )
-    paths = _write_report(report, out)
+    paths = _write_report(report, out, picture=bool(batch.images))
     seconds = round(time.monotonic() - start, 1)
     if as_json:
         typer.echo(json.dumps({**report.to_dict(), "files": paths, "seconds": seconds}))
@@ -146,7 +167,9 @@ def demo(
 def audit_command(
     model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
     out: Out = Path("causalcf-audit"),
-    n: Annotated[int, typer.Option(help="Held-out rows of the study.", min=2, max=1000)] = 256,
+    n: Annotated[int, typer.Option(help="Held-out rows, of the study or of the table.", min=2)] = 256,
+    data: Annotated[Path | None, typer.Option("--data", help="A table of held-out rows, for a model of attributes.")] = None,
+    index: Index = None,
     guidance: Rule = None,
     steps: Annotated[int | None, typer.Option(help="Noise levels each way; the model's own unless told.")] = None,
     again_rows: Annotated[
@@ -156,7 +179,7 @@ def audit_command(
     as_json: Json = False,
 ) -> None:
     """Audit a model on held-out rows: composition, effectiveness, amplification, reversibility, true error."""
-    _audit(model, n, out, seed, as_json, guidance=guidance, steps=steps, again_rows=again_rows)
+    _audit(model, n, out, seed, as_json, guidance=guidance, steps=steps, again_rows=again_rows, data=data, index=index)
 
 
 @app.command()
@@ -183,9 +206,29 @@ def graphs(
 
 
 @app.command()
+def check(
+    graph: Annotated[str, typer.Argument(help="A ready-made graph by name, or a graph file.")],
+    data: Table,
+    alpha: Annotated[float, typer.Option(help="The chance of contradicting a true graph at all.")] = 0.05,
+    as_json: Json = False,
+) -> None:
+    """Test on a table what a graph implies: which independencies the data contradict, and which edges they could do without."""
+    from causalcf.graph import load_graph
+    from causalcf.identify import check as check_graph
+    from causalcf.tables import read_table
+
+    found = check_graph(load_graph(graph), read_table(data), alpha=alpha)
+    typer.echo(json.dumps(found.to_dict()) if as_json else str(found))
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def fit(
-    study: Annotated[str, typer.Argument(help="A study by name: morphomnist.")],
+    subject: Annotated[str, typer.Argument(help="A study by name (morphomnist); with --data, a graph by name or as a file.")],
     out: Out,
+    data: Annotated[Path | None, typer.Option("--data", help="A table to fit a graph's attributes to.")] = None,
+    index: Index = None,
     minutes: Annotated[float | None, typer.Option(help="Of training the image mechanism.")] = None,
     steps: Annotated[
         int | None, typer.Option(help="Gradient steps of the image mechanism; with --minutes, whichever ends first.")
@@ -194,7 +237,198 @@ def fit(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a study's whole model and its judges from the data. Stopped, it goes on from its last checkpoint when run again."""
+    """Fit a model: a study's whole model from its own data, or a graph's attributes to a table.
+
+    Training of an image that was stopped goes on from its last checkpoint when run again.
+    """
+    if data is None:
+        _fit_study(subject, out, minutes, steps, rows, seed, as_json)
+    else:
+        _fit_table(subject, data, index, out, seed, as_json)
+
+
+def _fit_table(subject: str, data: Path, index: str | None, out: Path, seed: int, as_json: bool) -> None:
+    from causalcf.batch import Batch
+    from causalcf.graph import load_graph
+    from causalcf.scm import SCM
+    from causalcf.tables import read_table
+    from causalcf.training import fit as train
+
+    whole = load_graph(subject)
+    graph = whole.without(*whole.images)
+    scm = train(SCM(graph), Batch(graph, read_table(data, index=index)), seed=seed, progress=not as_json)
+    made = {
+        **(scm.manifest or {})["made"],
+        "command": f"causalcf fit {subject} --data {data.name} --out {out.name} --seed {seed}",
+    }
+    scm.manifest = {"made": made}
+    scm.save(out)
+    if as_json:
+        typer.echo(json.dumps({"model": str(out), "made": made}))
+        return
+    for node, group in scm.choices.groupby("node", sort=False):
+        best = group[group["chosen"]].iloc[0]
+        others = ", ".join(f"{name} {score:.4f}" for name, score in zip(group["candidate"], group["score"], strict=True))
+        typer.echo(f"{node}: {best['candidate']}  (held-out log-likelihood: {others})")
+    if whole.images:
+        typer.echo(
+            f"{', '.join(whole.images)}: left out, a table has no images. Fit them from Python: Batch(graph, frame, images=...)."
+        )
+    typer.echo(f"{out}: ask it. causalcf counterfactual {out} --data {data} --do 'NODE=VALUE' --out CF.parquet")
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
+    out: TableOut = None,
+    n: Annotated[int, typer.Option(help="Rows.", min=1)] = 1000,
+    do: Dos = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw attributes from a model, under an intervention or without."""
+    from causalcf.interventions import parse_do
+    from causalcf.store import load
+
+    scm = load(model)
+    scenarios = {text: parse_do(scm.graph, text) for text in do or []} or {"no intervention": {}}
+    batches = scm.sample(n, do=list(scenarios.values()), seed=seed, images=False)
+    _write_answers({text: batch.frame for text, batch in zip(scenarios, batches, strict=True)}, {}, out, as_json)
+
+
+@app.command()
+def counterfactual(
+    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
+    data: Table,
+    do: Dos = None,
+    out: TableOut = None,
+    index: Index = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What the rows of a table would have been under an intervention; missing attributes are inferred."""
+    from causalcf.batch import Batch
+    from causalcf.interventions import parse_do
+    from causalcf.query import counterfactual as ask
+    from causalcf.store import load
+    from causalcf.tables import read_table
+
+    if not do:
+        raise DataError("what should be changed? Say it with --do, for example --do 'thickness+=1'.")
+    scm = load(model)
+    batch = Batch(scm.graph, read_table(data, index=index), missing="infer")
+    scenarios = {text: parse_do(scm.graph, text) for text in do}
+    answers = ask(scm, batch, list(scenarios.values()), seed=seed, progress=not as_json)
+    frames = {text: answer.frame.assign(identified=answer.identified) for text, answer in zip(scenarios, answers, strict=True)}
+    why_not = {text: dict(answer.why_not) for text, answer in zip(scenarios, answers, strict=True) if answer.why_not}
+    _write_answers(frames, why_not, out, as_json, factual=batch.frame)
+
+
+def _write_answers(
+    frames: Mapping[str, pd.DataFrame], why_not: Mapping[str, Mapping[str, str]], out: Path | None, as_json: bool,
+    *, factual: pd.DataFrame | None = None,
+) -> None:  # fmt: skip
+    """One table, with a column `do` where there are several scenarios, and what changed in words."""
+    import pandas as pd
+
+    from causalcf.tables import write_table
+
+    if out is not None:
+        several = [frame.assign(do=text) if len(frames) > 1 else frame for text, frame in frames.items()]
+        write_table(pd.concat(several), out)
+    described = {text: _describe(frame, factual) for text, frame in frames.items()}
+    if as_json:
+        typer.echo(json.dumps({"out": str(out) if out else None, "columns": described, "why_not": why_not}))
+        return
+    for text, columns in described.items():
+        typer.echo(text)
+        for name, words in columns.items():
+            typer.echo(f"  {name}: {words}")
+        for name, reason in why_not.get(text, {}).items():
+            typer.echo(f"  not identified: {name}, {reason}")
+    if out is not None:
+        typer.echo(f"{out}: {sum(map(len, frames.values()))} rows")
+
+
+def _describe(frame: pd.DataFrame, factual: pd.DataFrame | None) -> dict[str, str]:
+    """What every column holds, in words, beside what it held before."""
+    import pandas as pd
+
+    words = {}
+    for name, column in frame.items():
+        before = factual[name] if factual is not None and name in factual else None
+        if before is not None and before.equals(column):
+            continue
+        if pd.api.types.is_float_dtype(column):
+            mean = "" if before is None else f" (was {before.mean():.4g})"
+            words[str(name)] = f"mean {column.mean():.4g}{mean}, standard deviation {column.std():.4g}"
+        elif column.nunique() <= 20:
+            shares = column.value_counts(normalize=True, sort=False).sort_index()
+            old = None if before is None else before.value_counts(normalize=True)
+            was = {label: "" if old is None else f" (was {old.get(label, 0.0):.1%})" for label in shares.index}
+            words[str(name)] = ", ".join(f"{label} {share:.1%}{was[label]}" for label, share in shares.items())
+    return words
+
+
+@app.command()
+def effect(
+    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
+    treatment: Annotated[str, typer.Option(help="The node that is set.")],
+    outcome: Annotated[str, typer.Option(help="The node whose change is asked for.")],
+    treated: Annotated[str | None, typer.Option(help="The value it is set to.")] = None,
+    control: Annotated[str | None, typer.Option(help="The value that this is compared with.")] = None,
+    kind: Annotated[str, typer.Option(help="ate, cate, direct, indirect, pn, ps or pns.")] = "ate",
+    by: Annotated[str | None, typer.Option(help="Of cate: the column whose groups are compared.")] = None,
+    state: Annotated[str | None, typer.Option(help="Of a discrete outcome: the label whose probability is meant.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="A table: average over its rows instead of over draws.")] = None,
+    index: Index = None,
+    n: Annotated[int, typer.Option(help="Draws, where there is no table.", min=2)] = 10_000,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """An effect of one attribute on another, with its interval, what it assumes, and whether data and graph decide it."""
+    from causalcf import effects
+    from causalcf.batch import Batch
+    from causalcf.interventions import parse_do
+    from causalcf.store import load
+    from causalcf.tables import read_table
+
+    scm = load(model)
+
+    def typed(node: str, text: str | None) -> Any:
+        return None if text is None else parse_do(scm.graph, f"{node}={text}")[node]
+
+    between: dict[str, Any] = {"treated": typed(treatment, treated), "control": typed(treatment, control)}
+    batch = Batch(scm.graph, read_table(data, index=index)) if data else None
+    common: dict[str, Any] = {"state": typed(outcome, state), "seed": seed}
+    found: dict[str, effects.Effect]
+    if kind == "cate":
+        if batch is None or by is None:
+            raise DataError("cate compares the groups of a table: give --data and --by.")
+        groups = effects.cate(scm, batch, treatment, outcome, by=by, **between, **common)
+        found = {f"{by} = {group}": value for group, value in groups.items()}
+    elif kind in (ask_pair := {"ate": effects.ate, "direct": effects.direct_effect, "indirect": effects.indirect_effect}):
+        found = {kind: ask_pair[kind](scm, treatment, outcome, batch=batch, n=n, **between, **common)}
+    elif kind in (
+        causation := {
+            "pn": effects.probability_of_necessity,
+            "ps": effects.probability_of_sufficiency,
+            "pns": effects.probability_of_necessity_and_sufficiency,
+        }
+    ):
+        found = {kind: causation[kind](scm, treatment, outcome, treated=between["treated"], batch=batch, n=n, **common)}
+    else:
+        raise DataError(f"there is no effect '{kind}'. Effects are: ate, cate, direct, indirect, pn, ps, pns.")
+    if as_json:
+        typer.echo(json.dumps({name: value.to_dict() for name, value in found.items()}))
+    else:
+        for name, answer in found.items():
+            typer.echo(f"{f'{name}: ' if kind == 'cate' else ''}{answer}\n  assumes: {answer.assumes}")
+
+
+def _fit_study(
+    study: str, out: Path, minutes: float | None, steps: int | None, rows: int | None, seed: int, as_json: bool
+) -> None:
     from causalcf.judges import fit_judges
     from causalcf.recipes import recipe
     from causalcf.training import Training

@@ -604,7 +604,8 @@ def _limits(report: AuditReport) -> _Html:
 
 def html(report: AuditReport) -> str:
     """The report as one self-contained HTML page with pictures, at most 2 MB."""
-    overview = _overview(report) if report.answers else None
+    pictured = any(answer.images for answer in report.answers.values())
+    overview = _overview(report) if pictured else None
     panels = [_extremes(report, do) for do in report.answers if do in report.errors]
     verdict, checks, numbers, how, limits = (part(report) for part in (_verdict, _checks, _numbers, _how, _limits))
     name = str(report.settings.get("graph", "model"))
@@ -629,7 +630,7 @@ def html(report: AuditReport) -> str:
     )
     for dpi in (110, 80, 55, 0):  # smaller pictures, and none in the end, where the page would be too long
         none = _tag("p", "The pictures are left out: with them, the page would be larger than 2 MB.")
-        first = overview.tag(dpi) if overview and dpi else none if overview else _tag("p", "The report has no answers to show.")
+        first = overview.tag(dpi) if overview and dpi else none if overview else _tag("p", "No image was asked about.")
         shown = [panel.tag(dpi) for panel in panels] if dpi else [none]
         extremes = [_section("Best, median and worst", _tag("div", *shown, class_="panels"))] if panels else []
         body = _tag("main", _join(["", verdict, checks, _pictures(report, first), numbers, *extremes, how, limits, ""]))

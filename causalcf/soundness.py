@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +31,7 @@ import pandas as pd
 
 from causalcf.batch import Batch
 from causalcf.errors import DataError
-from causalcf.graph import CausalGraph
+from causalcf.graph import CausalGraph, Node
 from causalcf.guidance import Guidance
 from causalcf.interventions import Do
 from causalcf.metrics import bootstrap_mean, image_distance, target_error
@@ -115,15 +115,16 @@ class AuditReport:
         return write_html(self, path)
 
 
-def draw_interventions(graph: CausalGraph, frame: pd.DataFrame, *, image: str, seed: int) -> dict[str, Do]:
-    """One intervention on each parent of the image, a value a row.
+def draw_interventions(graph: CausalGraph, frame: pd.DataFrame, *, image: str | None, seed: int) -> dict[str, Do]:
+    """One intervention on each parent of the image, or without an image on each attribute that has an effect, a value a row.
 
     A number is drawn from the column's own marginal distribution, a label is flipped to another one, all alike; a row's value is
     a function of the seed and of its index.
     """
     generator = RowGenerator(seed, row_keys(frame.index), "audit")
     drawn: dict[str, Do] = {}
-    for name in graph.parents(image):
+    causes = {parent for node in graph.nodes for parent in node.parents}
+    for name in graph.parents(image) if image else [name for name in graph.attributes if name in causes]:
         node, chance = graph.node(name), generator.stream(name).uniform().numpy()
         if node.discrete:
             states = list(node.states or ())
@@ -201,7 +202,48 @@ def _score_composition(
         current = abduct(scm, again, seed=seed)
 
 
-def _score_noise(scores: _Scores, scm: SCM, abduction: Abduction, image: str) -> None:
+def _score_columns(
+    scores: _Scores, measure: str, label: str, nodes: Collection[str], found: pd.DataFrame, batch: Batch, other: pd.DataFrame
+) -> None:
+    """How far attributes are from their factual values: numbers in their unit, labels in points of rows that differ.
+
+    Args:
+        found: the values, of the first rows of the batch.
+        other: what a method that does not look would give.
+    """
+    for name in (name for name in batch.graph.attributes if name in nodes):
+        node, factual = batch.graph.node(name), batch.frame[name].iloc[: len(found)]
+
+        def distance(column: pd.Series, node: Node = node, factual: pd.Series = factual) -> NDArray[np.float64]:
+            column = column.iloc[: len(factual)]
+            if node.discrete:
+                return np.asarray(100.0 * (column.to_numpy() != factual.to_numpy()))
+            return np.asarray(np.abs(column.to_numpy(float) - factual.to_numpy(float)))
+
+        unit = "percent of rows" if node.discrete else node.unit or ""
+        ceiling = float(distance(other[name]).mean())
+        scores.add(measure, distance(found[name]), do=label, attribute=name, floor=0.0, ceiling=ceiling, unit=unit)
+
+
+def _score_image(
+    scores: _Scores, answer: Counterfactual, back: Counterfactual, label: str, image: str, judges: Mapping[str, Any],
+    read: Mapping[str, NDArray[Any]], truth: Truth | None,
+) -> pd.Series:  # fmt: skip
+    """Everything about the image under one intervention; the error that ranks the rows."""
+    factual, some = answer.factual.images[image], slice(0, len(back.frame))
+    true = truth(answer) if truth else None
+    _score_judged(scores, answer, label, image, judges, read, true)
+    error = image_distance(back.images[image], factual[some])
+    ceiling = float(image_distance(answer.images[image][some], factual[some]).mean())
+    scores.add("reversibility", error, do=label, attribute=image, floor=0.0, ceiling=ceiling, unit="grey level")
+    if true is not None:
+        error = image_distance(answer.images[image], true)
+        ceiling = float(image_distance(factual, true).mean())
+        scores.add("true_error", error, do=label, attribute=image, floor=0.0, ceiling=ceiling, unit="grey level")
+    return pd.Series(error, index=answer.frame.index[: len(error)])
+
+
+def _score_noise(scores: _Scores, scm: SCM, abduction: Abduction, image: str | None) -> None:
     rows = len(abduction.factual)
     for name in scm.graph.attributes:
         mechanism = scm.mechanisms[name]
@@ -215,8 +257,9 @@ def _score_noise(scores: _Scores, scm: SCM, abduction: Abduction, image: str) ->
                 "floor": 0.868 / math.sqrt(rows),
             }  # the mean distance of a true sample
             scores.add("noise_fit", np.array([distance]), attribute=name, **{**row, "n": rows})
-    spread = abduction.noise[image].flatten(1).double().numpy()
-    scores.add("image_noise", np.sqrt((spread**2).mean(axis=1)), attribute=image, floor=1.0, better="floor")
+    if image is not None:
+        spread = abduction.noise[image].flatten(1).double().numpy()
+        scores.add("image_noise", np.sqrt((spread**2).mean(axis=1)), attribute=image, floor=1.0, better="floor")
 
 
 def _score_judged(
@@ -265,9 +308,9 @@ def audit(
     """Measure whether the counterfactuals of a model hold, on rows that it was not fitted to.
 
     Args:
-        scm: fitted, with one image node.
-        batch: held-out rows with images.
-        interventions: by label, what to ask; one on every parent of the image unless told, see `draw_interventions`.
+        scm: fitted, with one image node or none.
+        batch: held-out rows, with images if the model has an image node.
+        interventions: by label, what to ask; see `draw_interventions` for what is asked unless told.
         judges: by attribute, a callable from images to readings; the model's own unless told.
         truth: from an answer to the true counterfactual images, or None where it is not known.
         guidance: the rule for images; the model's own unless told.
@@ -278,42 +321,45 @@ def audit(
         progress: show how far it is.
 
     Raises:
-        DataError: the batch has no image, or fewer than two rows.
+        DataError: the batch lacks the images, or has fewer than two rows.
     """
     scm = scm.configured(guidance=guidance, steps=steps)
-    if len(scm.graph.images) != 1 or scm.graph.images[0] not in batch.images:
-        raise DataError(f"an audit needs one image node with images; graph '{scm.graph.name}' has {len(scm.graph.images)}.")
+    if len(scm.graph.images) > 1:
+        raise DataError(f"an audit takes one image node; graph '{scm.graph.name}' has {len(scm.graph.images)}.")
+    if scm.graph.images and not batch.images:
+        raise DataError(
+            f"the batch has no images for '{scm.graph.images[0]}'. Pass them, or audit the attributes alone: "
+            f"a model and a batch of graph.without('{scm.graph.images[0]}')."
+        )
     if len(batch) < 2:
         raise DataError("an audit needs at least two rows.")
-    image = scm.graph.images[0]
+    image = next(iter(scm.graph.images), None)
     judges = dict(scm.judges if judges is None else judges)
     scm.graph.check(judges, "use a judge for")
     asked = dict(interventions or draw_interventions(scm.graph, batch.frame, image=image, seed=seed))
-    factual, scores = batch.images[image], _Scores(seed)
+    scores = _Scores(seed)
     answers: dict[str, Counterfactual] = {}
     errors: dict[str, pd.Series] = {}
     with show_progress("audit", 2.0 + 2 * len(asked), show=progress) as advance:
         abduction = abduct(scm, batch, seed=seed)
         _score_noise(scores, scm, abduction, image)
-        read = {name: judge(factual) for name, judge in judges.items()}
+        read = {name: judge(batch.images[image]) for name, judge in judges.items()} if image else {}
         for place, (label, do) in enumerate(asked.items()):
             advance(1.0 + 2 * place, f"do({label})")
             answer = answers[label] = counterfactual(scm, abduction, do)
-            true = truth(answer) if truth else None
-            _score_judged(scores, answer, label, image, judges, read, true)
             some = slice(0, again_rows)
             back = counterfactual(scm, answer.batch.rows(some), {name: batch.frame[name].iloc[some] for name in do}, seed=seed)
-            error = image_distance(back.images[image], factual[some])
-            ceiling = float(image_distance(answer.images[image][some], factual[some]).mean())
-            scores.add("reversibility", error, do=label, attribute=image, floor=0.0, ceiling=ceiling, unit="grey level")
-            if true is not None:
-                error = image_distance(answer.images[image], true)
-                ceiling = float(image_distance(factual, true).mean())
-                scores.add("true_error", error, do=label, attribute=image, floor=0.0, ceiling=ceiling, unit="grey level")
-            errors[label] = pd.Series(error, index=batch.frame.index[: len(error)])
+            if image is None:
+                _score_columns(scores, "reversibility", label, answer.changed, back.frame, batch, answer.frame)
+            else:
+                errors[label] = _score_image(scores, answer, back, label, image, judges, read, truth)
         advance(1.0 + 2 * len(asked), "composition")
-        _score_composition(scores, scm, abduction, image, rounds, again_rows, seed)
-    mechanism: Any = scm.mechanisms[image]
+        if image is None:
+            again = reconstruct(abduction).frame
+            _score_columns(scores, "composition.1", "", scm.graph.attributes, again, batch, batch.frame.shift(1).bfill())
+        else:
+            _score_composition(scores, scm, abduction, image, rounds, again_rows, seed)
+    mechanism: Any = scm.mechanisms[image] if image else None
     settings = {
         "seed": seed,
         "rows": len(batch),

@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from causalcf.cli import _guidance, main
 from causalcf.guidance import ClassifierFree, Decoupled, Plain
+from causalcf.tables import read_table, write_table
 
 
 def test_demo_writes_its_files_and_prints_a_table(tmp_path, capsys):
@@ -70,3 +73,116 @@ def test_help_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
     assert "demo" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory):
+    """A graph, a table without images, and the model that the command line fitted to them."""
+    folder = tmp_path_factory.mktemp("clinic")
+    draw = np.random.default_rng(0)
+    z = draw.normal(size=400)
+    t = (draw.uniform(size=400) < 1 / (1 + np.exp(-z))).astype(int)
+    frame = pd.DataFrame({"Z": z, "T": t, "Y": 2.0 * t + z + draw.normal(size=400), "site": "north"})
+    frame.index = pd.Index([f"p{row}" for row in range(400)], name="patient")
+    write_table(frame, folder / "t.parquet")
+    (folder / "clinic.toml").write_text(
+        'name = "clinic"\n[[nodes]]\nname = "Z"\nkind = "continuous"\n'
+        '[[nodes]]\nname = "T"\nkind = "binary"\nparents = ["Z"]\n'
+        '[[nodes]]\nname = "Y"\nkind = "continuous"\nparents = ["T", "Z"]\n'
+    )
+    command = ["fit", str(folder / "clinic.toml"), "--data", str(folder / "t.parquet"), "--out", str(folder / "m"), "--json"]
+    assert main(command) == 0
+    return folder
+
+
+def test_a_table_is_asked_from_the_command_line(clinic, capsys):
+    code = main(
+        [
+            "counterfactual",
+            str(clinic / "m"),
+            "--data",
+            str(clinic / "t.parquet"),
+            "--do",
+            "T=1",
+            "--out",
+            str(clinic / "cf.parquet"),
+        ]
+    )
+    said = capsys.readouterr().out
+    assert code == 0
+    assert "T: 1 100.0% (was " in said
+    answer, factual = read_table(clinic / "cf.parquet"), read_table(clinic / "t.parquet")
+    assert list(answer.columns) == ["Z", "T", "Y", "site", "identified"]
+    assert answer.index.equals(factual.index)
+    pd.testing.assert_series_equal(answer["Z"], factual["Z"])
+    treated = factual["T"] == 1
+    assert answer.loc[treated, "Y"].equals(factual.loc[treated, "Y"])
+    assert (answer["Y"] - factual["Y"])[~treated].mean() == pytest.approx(2.0, abs=0.6)  # 5 standard errors of the fitted slope
+
+
+def test_scenarios_are_told_apart_in_one_table(clinic, capsys):
+    command = ["counterfactual", str(clinic / "m"), "--data", str(clinic / "t.parquet"), "--do", "T=1", "--do", "Z+=1, T=0"]
+    assert main([*command, "--out", str(clinic / "two.csv"), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["columns"]) == {"T=1", "Z+=1, T=0"}
+    assert read_table(clinic / "two.csv", index="patient")["do"].value_counts().to_dict() == {"T=1": 400, "Z+=1, T=0": 400}
+
+
+def test_a_table_with_holes_is_asked_too(clinic, capsys):
+    frame = read_table(clinic / "t.parquet").astype({"Z": float})
+    frame.iloc[3, 0] = np.nan
+    write_table(frame, clinic / "holes.csv")
+    command = ["counterfactual", str(clinic / "m"), "--data", str(clinic / "holes.csv"), "--index", "patient", "--do", "T=0"]
+    assert main([*command, "--out", str(clinic / "filled.csv")]) == 0
+    assert read_table(clinic / "filled.csv")["Z"].notna().all()
+
+
+def test_a_model_of_attributes_is_sampled_from_the_command_line(clinic, capsys):
+    assert main(["sample", str(clinic / "m"), "--n", "300", "--do", "T=1", "--out", str(clinic / "s.csv"), "--seed", "3"]) == 0
+    assert "300 rows" in capsys.readouterr().out
+    assert set(read_table(clinic / "s.csv")["T"]) == {1}
+
+
+def test_an_effect_is_asked_from_the_command_line(clinic, capsys):
+    command = ["effect", str(clinic / "m"), "--treatment", "T", "--outcome", "Y", "--treated", "1", "--control", "0"]
+    assert main([*command, "--json", "--n", "2000"]) == 0
+    found = json.loads(capsys.readouterr().out)["ate"]
+    assert found["low"] <= found["value"] <= found["high"]
+    assert found["value"] == pytest.approx(2.0, abs=0.6)
+    assert main([*command, "--kind", "cate", "--data", str(clinic / "t.parquet"), "--by", "site"]) == 0
+    assert "assumes" in capsys.readouterr().out
+    assert main([*command, "--kind", "guess"]) == 2
+    assert "Effects are: ate, cate" in capsys.readouterr().err
+
+
+def test_a_graph_is_checked_from_the_command_line(clinic, capsys):
+    graph = (clinic / "clinic.toml").read_text()
+    (clinic / "wrong.toml").write_text(graph.replace('parents = ["Z"]', "parents = []").replace('["T", "Z"]', '["T"]'))
+    assert main(["check", str(clinic / "clinic.toml"), "--data", str(clinic / "t.parquet")]) == 0
+    assert main(["check", str(clinic / "wrong.toml"), "--data", str(clinic / "t.parquet"), "--json"]) == 1
+    assert "contradicted" in capsys.readouterr().out
+
+
+def test_a_table_is_audited_from_the_command_line(clinic, capsys):
+    command = ["audit", str(clinic / "m"), "--data", str(clinic / "t.parquet"), "--out", str(clinic / "audit")]
+    assert main(command) == 0
+    assert sorted(path.name for path in (clinic / "audit").iterdir()) == ["audit.json", "report.html"]
+    assert "reversibility, do(T)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["counterfactual", "M", "--data", "D"], "Say it with --do"),
+        (["counterfactual", "M", "--data", "D", "--do", "X=1"], "cannot intervene on X"),
+        (["counterfactual", "M", "--data", "nowhere.csv", "--do", "T=1"], "there is no table 'nowhere.csv'"),
+        (["sample", "M", "--do", "T=2"], "none of its labels"),
+        (["effect", "M", "--treatment", "T", "--outcome", "Q", "--treated", "1", "--control", "0"], "Q"),
+        (["check", "M", "--data", "D", "--alpha", "2"], "there is no ready-made graph"),
+    ],
+)
+def test_a_mistake_at_the_table_commands_is_one_line(clinic, capsys, words, said):
+    words = [{"M": str(clinic / "m"), "D": str(clinic / "t.parquet")}.get(word, word) for word in words]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1

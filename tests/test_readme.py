@@ -6,8 +6,8 @@ from pathlib import Path
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
-def code() -> str:
-    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)[0]
+def code(number: int = 0) -> str:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)[number]
 
 
 def test_the_first_example_is_at_most_twelve_lines():
@@ -22,6 +22,15 @@ def test_the_first_example_runs(tmp_path, monkeypatch):
     assert names["report"].passed
     assert (names["cf"].frame["digit"] == "3").all()
     assert (names["drawn"].frame["thickness"] == 4.0).all()
+
+
+def test_the_example_without_images_runs(capsys):
+    names: dict[str, object] = {}
+    exec(compile(code(1), "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "ATE of dose on pain" in printed
+    assert [len(answer.frame) for answer in names["cf"]] == [60, 60]
+    assert list(names["cf"][0].inferred.index) == [(3, "dose")]
 
 
 def test_every_relative_link_leads_somewhere():

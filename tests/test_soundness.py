@@ -4,6 +4,7 @@ import copy
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -106,9 +107,57 @@ def test_distances_are_in_grey_levels():
 
 
 def test_an_audit_without_images_is_an_error(shipped, digits):
-    with pytest.raises(ccf.DataError, match="needs one image node with images"):
+    with pytest.raises(ccf.DataError, match=r"no images for .image.. Pass them, or audit the attributes alone"):
         ccf.audit(shipped, digits.without_images())
     with pytest.raises(ccf.DataError, match="at least two rows"):
         ccf.audit(shipped, digits.rows([0]))
     with pytest.raises(ccf.GraphError, match="use a judge for tickness"):
         ccf.audit(shipped, digits, judges={"tickness": len})
+
+
+def table_model(mechanisms=None, n=400):
+    """age -> dose -> stage, by known equations."""
+    graph = ccf.CausalGraph(
+        "clinic",
+        [
+            ccf.Node("age", "continuous", unit="year"),
+            ccf.Node("dose", "continuous", parents=["age"]),
+            ccf.Node("stage", "binary", parents=["dose"]),
+            ccf.Node("site", "binary"),
+        ],
+    )
+    draw = np.random.default_rng(0)
+    age = draw.normal(50, 10, n)
+    dose = age / 10 + draw.normal(size=n)
+    stage = (draw.uniform(size=n) < 1 / (1 + np.exp(5 - dose))).astype(int)
+    frame = pd.DataFrame({"age": age, "dose": dose, "stage": stage, "site": draw.integers(0, 2, n)})
+    known = {"age": ccf.Empirical(), "dose": ccf.LinearGaussian(), "stage": ccf.Categorical(), "site": ccf.Categorical()}
+    batch = ccf.Batch(graph, frame)
+    return ccf.fit(ccf.SCM(graph, {**known, **(mechanisms or {})}), batch), batch
+
+
+def test_a_model_of_attributes_is_audited_without_images(tmp_path):
+    report = ccf.audit(*table_model())
+    assert report.passed
+    assert list(report.answers) == ["age", "dose"]  # what has an effect
+    scores = report.scores.set_index(["measure", "do", "attribute"])
+    assert (scores.loc["composition.1", "value"] < 1e-9).all()
+    assert (scores.loc["reversibility", "value"].loc[:, ["age", "dose"]] < 1e-9).all()
+    assert scores.loc[("reversibility", "dose", "stage"), "unit"] == "percent of rows"
+    assert scores.loc[("noise_fit", "", "dose"), "value"] < 0.08  # 1.36 / sqrt(400) is the 95 % point of Kolmogorov's distance
+    page = report.to_html(tmp_path / "report.html").read_text()
+    assert "No image was asked about" in page
+    assert '"measure": "reversibility"' in report.to_json()
+
+
+def test_a_table_audit_catches_a_mechanism_that_misses_its_noise():
+    class Doubled(ccf.LinearGaussian):
+        """Predicts with twice the noise that it abducted."""
+
+        def predict(self, noise, parents, *, changed=frozenset()):
+            return super().predict(2 * noise, parents, changed=changed)
+
+    report = ccf.audit(*table_model({"dose": Doubled()}))
+    scores = report.scores.set_index(["measure", "do", "attribute"])["value"]
+    assert scores["composition.1", "", "dose"] > 0.5  # E|e| = .8 for a standard normal e
+    assert scores["composition.1", "", "age"] < 1e-9
