@@ -21,9 +21,9 @@ LAYERS = [
     {"image", "attributes.*", "encoding", "interventions", "datasets.*"},
     {"choice"},
     {"scm"},
-    {"evidence", "training", "store", "identify", "testing"},
+    {"evidence", "training", "store", "identify"},
     {"query"},
-    {"judges", "soundness", "effects", "recipes", "plot"},
+    {"judges", "soundness", "effects", "recipes", "plot", "testing"},
     {"report", "tuning", "scale"},
     {"cli", "app"},
 ]
