@@ -424,10 +424,12 @@ def ate(
         DataError: a value is unknown or outside the support, or the two are the same.
 
     Example:
-        >>> import causalcf as ccf
-        >>> effect = ate(ccf.load("morphomnist"), "thickness", "intensity", treated=4.0, control=2.0, n=1000)
-        >>> effect.low < effect.value < effect.high, effect.identified
-        (True, True)
+        >>> from causalcf.attributes.categorical import Categorical
+        >>> graph = CausalGraph("toy", [Node("drug", "binary"), Node("cured", "binary", parents=["drug"])])
+        >>> cured = Categorical(probabilities=[[0.7, 0.3], [0.4, 0.6]])  # p(no, yes) without the drug, with it
+        >>> scm = SCM(graph, {"drug": Categorical(probabilities=[0.5, 0.5]), "cured": cured})
+        >>> print(ate(scm, "drug", "cured", treated=1, control=0))
+        ATE of drug on cured (1 against 0): 0.304 probability (95 % interval 0.295 to 0.313, n=10000)
     """
     question = _Question(scm, treatment, outcome, treated, control, state)
     reasons, more = _confounders(question, rows=batch is not None), ""

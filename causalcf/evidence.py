@@ -10,7 +10,7 @@ observed      nothing is missing                                             the
 forward       missing attributes without an observed effect                  predicted from their causes, exact
 enumerate     missing categories, at most 4096 combinations                  from the exact posterior
 importance    missing numbers, with their missing categories enumerated      adaptive importance sampling, resampled
-nuts          missing numbers, where asked for                               a Markov chain, thinned
+nuts          the same, where asked for: a thousand times as slow            a Markov chain, thinned
 
 Missing attributes that the observed ones separate from each other are treated apart. Importance sampling starts from the model
 itself and is refitted, through tempered weights, as a Student t mixed with the model, so that no weight can explode.
@@ -835,7 +835,8 @@ def infer_missing(
         draws: completed rows for each row.
         seed: of the draws.
         method: `auto` enumerates missing categories and samples missing numbers by importance. `enumerate` refuses numbers,
-            `importance` samples categories too, `nuts` runs a chain a row for missing numbers, which takes seconds each.
+            `importance` samples categories too. `nuts` runs a chain a row for missing numbers, which takes seconds to a minute
+            each and may stay in one of several modes, which its effective sample size does not see.
         particles: of importance sampling; eight times as many for rows of which fewer than 100 are effective.
 
     Raises:
@@ -924,6 +925,6 @@ def _warn(filling: _Filling) -> None:
         warnings.warn(
             f"the missing values of {len(rows)} rows rest on fewer than {ENOUGH:.0f} effective draws (rows {some}"
             f"{', ...' if len(rows) > 5 else ''}; {float(filling.ess[worst]):.1f} for row {filling.index[worst]}). "
-            "Use more particles, or method='nuts'.",
+            "Use more particles, or method='nuts' if the posterior has one mode.",
             stacklevel=3,
         )

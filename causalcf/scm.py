@@ -63,7 +63,7 @@ class SCM:
         self.graph = graph
         self.mechanisms = {name: given[name] if name in given else _default(graph, name) for name in graph.order}
         for name, mechanism in self.mechanisms.items():
-            if isinstance(mechanism, DiscreteMechanism):  # a known table may not fit its node
+            if isinstance(mechanism, DiscreteMechanism) and (mechanism.spec or {}).get("known"):  # it may be for another node
                 mechanism.check(graph.node(name), [graph.node(parent) for parent in graph.parents(name)])
         self.judges: dict[str, Any] = {}
         self.manifest: Manifest | None = None

@@ -1,6 +1,7 @@
 """One suite of checks that every mechanism of an attribute passes, for those who write their own.
 
->>> import torch, causalcf as ccf
+>>> import torch
+>>> from causalcf import Equation, Node
 >>> from causalcf.testing import check_mechanism
 >>> class Offset(Equation):
 ...     def forward(self, noise, parents):

@@ -182,41 +182,21 @@ def test_missing_categories_that_observed_ones_separate_are_enumerated_apart():
 
 def test_categories_with_too_many_combinations_are_sampled_and_still_right():
     random = np.random.default_rng(1)
-    size = 13  # thirteen roots of two states and one effect that counts the first three: 8192 combinations
-    edges = [(k, size) for k in range(size)]
-    effect = np.empty((*[2] * size, 2))
-    for cell in itertools.product(range(2), repeat=3):
-        effect[cell] = [1 - 0.3 * sum(cell), 0.3 * sum(cell)]
-    tables = [*(random.dirichlet([2, 2]) for _ in range(size)), effect]
-    scm = SCM(
-        CausalGraph(
-            "wide",
-            [
-                *(Node(f"n{k}", "binary") for k in range(size)),
-                Node(f"n{size}", "binary", parents=[f"n{k}" for k in range(size)]),
-            ],
-        ),
-        {f"n{k}": Categorical(probabilities=tables[k]) for k in range(size)} | {f"n{size}": Equal(edges)},
-    )
-    values = of_one(**{f"n{k}": 0 for k in range(size)}, **{f"n{size}": 1})
-    posterior = infer(scm, values, *[f"n{k}" for k in range(size)], particles=20_000, draws=20)
+    links = [(k, k + 1) for k in range(13)]  # a chain of which the last is observed: 2^13 combinations of the others
+    tables = [random.dirichlet([2, 2]), *(random.dirichlet([2, 2], size=2) for _ in links)]
+    scm = discrete([2] * 14, links, tables)
+    values = of_one(**{f"n{k}": 1 for k in range(14)})
+    posterior = infer(scm, values, *[f"n{k}" for k in range(13)], particles=20_000, draws=20)
     assert posterior.method[0] == "importance"
-    three = joint_table([2] * 3, [], tables[:3])
-    weight = np.array([[[0.3 * (a + b + c) for c in range(2)] for b in range(2)] for a in range(2)])
-    exact = (three * weight).sum((1, 2)) / (three * weight).sum()
-    error = np.sqrt(exact[1] * exact[0] / float(posterior.ess[0]))
-    assert abs(float(posterior.probabilities["n0"][0, 1]) - exact[1]) < 5 * error
-
-
-class Equal(Categorical):
-    """Two states, the second with probability 0.3 times the sum of the first three parents; no table is that large."""
-
-    def __init__(self, edges):
-        super().__init__(probabilities=[0.5, 0.5])
-
-    def log_probabilities(self, parents):
-        p = 0.3 * sum(parents[f"n{k}"] for k in range(3)).double()
-        return torch.stack([1 - p, p], dim=-1).log()
+    for place in range(13):
+        before = np.linalg.multi_dot([tables[0], *tables[1 : place + 1], np.eye(2)])
+        after = np.linalg.multi_dot([np.eye(2), *tables[place + 1 :], [0, 1]])
+        exact = before * after / (before @ after)
+        error = math.sqrt(exact[0] * exact[1] / float(posterior.ess[0]))
+        assert abs(float(posterior.probabilities[f"n{place}"][0, 1]) - exact[1]) < 5 * error
+    assert abs(float(posterior.log_evidence[0]) - math.log(before @ after)) < 5 / math.sqrt(float(posterior.ess[0]))
+    with pytest.raises(AbductionError, match="cannot enumerate the missing n0, n1, .* of row 0: they have 8192 combinations"):
+        infer(scm, values, *[f"n{k}" for k in range(13)], method="enumerate")
 
 
 # ---- linear-Gaussian models
@@ -388,28 +368,54 @@ def quadrature(score, late, effect_scale=1.0):
     return p, float(p @ means), math.log(sum(weights))
 
 
-@pytest.mark.parametrize(("score", "late"), [(4.0, 1), (9.0, 0), (1.5, 1)])
 @pytest.mark.parametrize("scale", [1.0, 0.05])
-def test_missing_numbers_and_categories_together_agree_with_quadrature(score, late, scale):
-    posterior = infer(mixed(scale), of_one(group=0, dose=1.0, score=score, late=late), "group", "dose", draws=500, particles=6000)
-    p, mean, log_evidence = quadrature(score, late, scale)
-    ess = float(posterior.ess[0])
-    dose = posterior.values["dose"][:, 0]
-    assert posterior.method[0] == "importance"
-    np.testing.assert_allclose(posterior.probabilities["group"][0], p, atol=5 * 0.5 / math.sqrt(ess))
-    assert abs(float(posterior.log_evidence[0]) - log_evidence) < 5 / math.sqrt(ess)
-    assert abs(float(dose.mean()) - mean) < 5 * float(dose.std()) * math.sqrt(1 / 500 + 1 / ess)
-    assert (dose > 0).all()
+def test_missing_numbers_and_categories_together_agree_with_quadrature(scale):
+    told = [(4.0, 1), (9.0, 0), (1.5, 1), (2.5, 0)]
+    values = {name: value.repeat(4) for name, value in of_one(group=0, dose=1.0).items()}
+    values |= {"score": torch.tensor([score for score, _ in told]).double(), "late": torch.tensor([late for _, late in told])}
+    posterior = infer(mixed(scale), values, "group", "dose", draws=500, particles=6000)
+    assert (posterior.method == "importance").all()
+    for row, (score, late) in enumerate(told):
+        p, mean, log_evidence = quadrature(score, late, scale)
+        ess, dose = float(posterior.ess[row]), posterior.values["dose"][:, row]
+        np.testing.assert_allclose(posterior.probabilities["group"][row], p, atol=5 * 0.5 / math.sqrt(ess))
+        assert abs(float(posterior.log_evidence[row]) - log_evidence) < 5 / math.sqrt(ess)
+        assert abs(float(dose.mean()) - mean) < 5 * float(dose.std()) * math.sqrt(1 / 500 + 1 / ess)
+        assert (dose > 0).all()
+        # what is drawn explains the score: the pair of them, not each by itself
+        left = score - 1 - torch.tensor([0.0, 2.0, -1.0])[posterior.values["group"][:, row]] - 1.5 * dose
+        assert float(left.abs().max()) < 5 * scale
+
+
+def squared():
+    """b is the square of a, nearly."""
+    nodes = [Node("a", "continuous"), Node("b", "continuous", parents=["a"])]
+    square = Equation(lambda u, pa: pa["a"] ** 2 + 0.1 * u, lambda x, pa: (x - pa["a"] ** 2) / 0.1)
+    return SCM(CausalGraph("square", nodes), {"a": LinearGaussian(intercept=0.0, coefficients={}, scale=2.0), "b": square})
 
 
 def test_a_posterior_with_two_modes_keeps_both():
-    nodes = [Node("a", "continuous"), Node("b", "continuous", parents=["a"])]
-    square = Equation(lambda u, pa: pa["a"] ** 2 + 0.1 * u, lambda x, pa: (x - pa["a"] ** 2) / 0.1)
-    scm = SCM(CausalGraph("square", nodes), {"a": LinearGaussian(intercept=0.0, coefficients={}, scale=2.0), "b": square})
-    posterior = infer(scm, of_one(a=0.0, b=4.0), "a", particles=2000)
+    posterior = infer(squared(), of_one(a=0.0, b=4.0), "a", particles=2000)
     a, ess = posterior.values["a"][:, 0], float(posterior.ess[0])
     assert abs(float((a > 0).double().mean()) - 0.5) < 5 * 0.5 * math.sqrt(1 / 200 + 1 / ess)
     assert ((a.abs() - 2).abs() < 0.2).all()  # the sd of a is 0.1 / (2 * 2)
+
+
+def test_only_the_rows_that_need_more_particles_get_them(monkeypatch):
+    calls, honest = [], evidence._importance
+
+    def spied(scm, component, given, generator, particles):
+        calls.append((len(generator), particles))
+        return honest(scm, component, given, generator, particles)
+
+    monkeypatch.setattr(evidence, "_importance", spied)
+    b = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0]).double()
+    posterior = infer(squared(), {"a": torch.zeros(5).double(), "b": b}, "a", particles=200)
+    (first, second) = calls
+    assert first == (5, 200)
+    assert second == (2, 1600)
+    assert float(posterior.ess.min()) > 100
+    assert ((posterior.values["a"].square() - b).abs() < 5 * 0.1).all()
 
 
 # ---- NUTS
@@ -437,8 +443,12 @@ def test_nuts_sums_missing_categories_out_and_draws_them_again(monkeypatch):
     dose, ess = posterior.values["dose"][:, 0], max(float(posterior.ess[0]), 10)
     assert abs(float(dose.mean()) - mean) < 5 * float(dose.std()) * math.sqrt(1 / 100 + 1 / ess)
     np.testing.assert_allclose(posterior.probabilities["group"][0], p, atol=5 * 0.5 / math.sqrt(ess))
-    share = torch.bincount(posterior.values["group"][:, 0], minlength=3) / 100
+    group = posterior.values["group"][:, 0]
+    share = torch.bincount(group, minlength=3) / 100
     np.testing.assert_allclose(share, p, atol=5 * 0.5 * math.sqrt(1 / 100 + 1 / ess))
+    # they were drawn given the numbers: a dose that alone would not reach the score goes with the group that adds to it
+    together = torch.corrcoef(torch.stack([torch.tensor([0.0, 2.0, -1.0])[group].double(), dose]))[0, 1]
+    assert float(together) < -0.5  # -0.86 by importance sampling
 
 
 def test_nuts_refuses_a_mechanism_without_derivatives():

@@ -413,7 +413,7 @@ def test_a_policy_sees_the_table_under_the_intervention_and_a_function_the_factu
 def test_a_policy_may_be_random_and_is_the_same_for_a_row_wherever_it_is_asked(mediator):
     model, frame = mediator
     random = ccf.Policy(lambda table: torch.distributions.Bernoulli(torch.as_tensor(table["dose"].to_numpy() / 10)))
-    graph = ccf.CausalGraph("late", [*model.graph.nodes[1:], ccf.Node("sex", "binary", parents=["dose"])])
+    graph = ccf.CausalGraph("late", [*model.graph.nodes[1:], ccf.Node("sex", "binary")])  # sex comes after dose
     late = ccf.SCM(graph, model.mechanisms)
     whole = ccf.counterfactual(late, ccf.Batch(graph, frame), {"sex": random})
     some = ccf.counterfactual(late, ccf.Batch(graph, frame.iloc[100:150]), {"sex": random})

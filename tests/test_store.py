@@ -37,7 +37,8 @@ def data(graph=GRAPH):
 
 def model(graph=GRAPH, **mechanisms):
     """A model with mechanisms that are ready to answer, though nothing was learned."""
-    scm, values = ccf.SCM(graph, mechanisms), encode(data(graph))
+    default = {name: ccf.Categorical() if graph.node(name).discrete else ccf.Flow() for name in graph.order}
+    scm, values = ccf.SCM(graph, {**default, **mechanisms}), encode(data(graph))
     for name in graph.order:
         parents = {parent: values[parent] for parent in graph.parents(name)}
         scm.mechanisms[name].prepare(graph.node(name), [graph.node(parent) for parent in parents], values[name], parents)

@@ -281,8 +281,8 @@ class AdditiveNoise(_Regressed):
     it and this mechanism cannot: its counterfactuals are then off without a sign.
 
     Args:
-        regressor: of scikit-learn, or alike; it is copied, not fitted. Unless told, a smooth one: a line, splines and
-            radial functions.
+        regressor: of scikit-learn, or alike; it is copied, not fitted. Unless told, a smooth one: ridge
+            regression on a line, splines and random waves.
         spec: what `prepare` found; given when a saved mechanism is loaded.
 
     Example:
@@ -311,8 +311,8 @@ class LocationScale(_Regressed):
     rows weighted by the inverse variance if the regressor takes weights.
 
     Args:
-        location: of scikit-learn, or alike; it is copied, not fitted. Unless told, a smooth one: a line, splines and
-            radial functions.
+        location: of scikit-learn, or alike; it is copied, not fitted. Unless told, a smooth one: ridge
+            regression on a line, splines and random waves.
         scale: likewise, of the logarithm of the scale; unless told, the same kind as the location.
         spec: what `prepare` found; given when a saved mechanism is loaded.
     """
@@ -376,13 +376,15 @@ def _numbers(parents: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def _smooth(rows: NDArray[np.float64], numbers: list[int]) -> Any:
-    """The regressor of a user who names none: a line, splines of each number, and radial functions of all parents together.
+    """The regressor of a user who names none: a line, splines of each number, and random waves of all parents together.
 
-    Where parents are rarer than a few rows in a thousand, the splines stay what they were, and the line goes on alone. The
-    penalty is chosen by generalised cross-validation.
+    The waves stand for a Gaussian kernel: A. Rahimi, B. Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007.
+    Unlike the kernel's own features they are well conditioned, so that a row gets the same answer alone and in a batch. Where
+    parents are rarer than a few rows in a thousand, the splines stay what they were. The penalty is chosen by generalised
+    cross-validation.
     """
     from sklearn.compose import ColumnTransformer
-    from sklearn.kernel_approximation import Nystroem
+    from sklearn.kernel_approximation import RBFSampler
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline, make_union
     from sklearn.preprocessing import SplineTransformer
@@ -397,8 +399,8 @@ def _smooth(rows: NDArray[np.float64], numbers: list[int]) -> Any:
         knots = np.linspace(low, high, int(np.clip(n // 50, 3, 10)))
         splines = SplineTransformer(knots=knots, extrapolation="constant", include_bias=False)
         parts.append(ColumnTransformer([("splines", splines, numbers)]))
-    if (centres := min(100, n // 20)) > 1:
-        parts.append(Nystroem(gamma=0.5 / rows.shape[1], n_components=centres, random_state=0))
+    if waves := min(100, n // 20):
+        parts.append(RBFSampler(gamma=0.5 / rows.shape[1], n_components=waves, random_state=0))
     return make_pipeline(make_union(*parts), RidgeCV(np.logspace(-4, 2, 10)))
 
 
