@@ -184,12 +184,27 @@ def audit_command(
 
 @app.command()
 def graphs(
-    name: Annotated[str | None, typer.Argument(help="One graph, by name or as a TOML file.")] = None, as_json: Json = False
+    name: Annotated[str | None, typer.Argument(help="One graph, by name or as a file.")] = None,
+    to: Annotated[str | None, typer.Option(help="Print it as text, dagitty, dot, gml or toml.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="Draw it to this .svg or .png file.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """List the ready-made graphs, or show one."""
+    """List the ready-made graphs, or show one, in another format or as a picture."""
     from causalcf.graph import graph_names, load_graph
 
-    if as_json:
+    if name is None and (to or draw):
+        raise DataError("which graph? Name one, for example: causalcf graphs asia --to dot")
+    if name is not None and (to or draw):
+        graph = load_graph(name)
+        writers = {word: getattr(graph, f"to_{word}") for word in ("text", "dagitty", "dot", "gml", "toml")}
+        if to and to not in writers:
+            raise DataError(f"there is no format '{to}'. Formats are: {', '.join(writers)}.")
+        if draw:
+            graph.draw(draw)
+            typer.echo(str(draw), err=to is not None)
+        if to:
+            typer.echo(writers[to]().rstrip())
+    elif as_json:
         names = [name] if name else graph_names()
         typer.echo(json.dumps({entry: load_graph(entry).to_dict() for entry in names}))
     elif name is None:

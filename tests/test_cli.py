@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from causalcf.cli import _guidance, main
+from causalcf.graph import load_graph
 from causalcf.guidance import ClassifierFree, Decoupled, Plain
 from causalcf.tables import read_table, write_table
 
@@ -186,3 +187,16 @@ def test_a_mistake_at_the_table_commands_is_one_line(clinic, capsys, words, said
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_graph_is_converted_and_drawn_from_the_command_line(tmp_path, capsys):
+    assert main(["graphs", "asia", "--to", "dot", "--draw", str(tmp_path / "asia.svg")]) == 0
+    (tmp_path / "asia.dot").write_text(capsys.readouterr().out)
+    assert "<svg" in (tmp_path / "asia.svg").read_text()
+    assert main(["graphs", str(tmp_path / "asia.dot"), "--json"]) == 0
+    nodes = next(iter(json.loads(capsys.readouterr().out).values()))["nodes"]
+    assert {node["name"] for node in nodes} == set(load_graph("asia").order)
+    assert main(["graphs", "asia", "--to", "pdf"]) == 2
+    assert "Formats are: text, dagitty, dot, gml, toml" in capsys.readouterr().err
+    assert main(["graphs", "--to", "dot"]) == 2
+    assert "which graph?" in capsys.readouterr().err
