@@ -10,7 +10,7 @@ observed      nothing is missing                                             the
 forward       missing attributes without an observed effect                  predicted from their causes, exact
 enumerate     missing categories, at most 4096 combinations                  from the exact posterior
 importance    missing numbers, with their missing categories enumerated      adaptive importance sampling, resampled
-nuts          the same, where asked for: a thousand times as slow            a Markov chain, thinned
+nuts          the same, where asked for: thousands of times as slow          a Markov chain, thinned
 
 Missing attributes that the observed ones separate from each other are treated apart. Importance sampling starts from the model
 itself and is refitted, through tempered weights, as a Student t mixed with the model, so that no weight can explode.

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import causalcf as ccf
 from causalcf import effects, training
@@ -135,11 +136,15 @@ def test_the_average_effect_with_an_interaction_lies_in_its_interval():
     assert 0.02 < effect.high - effect.low < 0.2
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    truth = 3 * (2 + 1.5) + 0.7 * 0.5 * (4 - 1)
-    found = [ate(paths(0.7), "t", "y", treated=2.0, control=-1.0, n=20, seed=seed) for seed in range(100)]
-    covered = sum(effect.low <= truth <= effect.high for effect in found)
-    assert 88 <= covered <= 99  # 95 expected; outside with probability 0.008
+def test_the_interval_is_student_s_and_covers_the_truth():
+    scm, truth = paths(0.7), 3 * (2 + 1.5) + 0.7 * 0.5 * (4 - 1)
+    effect = ate(scm, "t", "y", treated=2.0, control=-1.0, batch=scm.sample(9))
+    rows = ite(scm, scm.sample(9), "t", "y", treated=2.0, control=-1.0)["value"]
+    expected = stats.ttest_1samp(rows, 0).confidence_interval()
+    assert (effect.low, effect.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    found = [ate(scm, "t", "y", treated=2.0, control=-1.0, n=20, seed=seed) for seed in range(60)]
+    # 57 of 60 expected; outside with probability 0.002
+    assert 51 <= sum(effect.low <= truth <= effect.high for effect in found) <= 60
 
 
 CLINIC = [binary("c"), binary("t", "c"), binary("m", "t", "c"), binary("k", "t", "m"), binary("y", "t", "m", "k", "c")]
@@ -635,6 +640,19 @@ def trial_types(couple):
 
 
 COUPLINGS = {"Monotone": (Monotone, monotone), "Gumbel": (Categorical, monotone), "ResponseType": (ResponseType, independent)}
+
+
+@pytest.mark.parametrize(("mechanism", "couple"), COUPLINGS.values(), ids=COUPLINGS.keys())
+def test_a_row_s_effect_is_its_expectation_over_the_noise(mechanism, couple):
+    scm, q = trial(mechanism), trial_types(couple)
+    frame = pd.DataFrame(list(itertools.product((0, 1), repeat=3)), columns=["c", "t", "y"])
+    found = ite(scm, ccf.Batch(scm.graph, frame), "t", "y", treated=1, control=0)["value"]
+    for (c, t, y), value in zip(frame.to_numpy(), found, strict=True):
+        fits = q[c, t].copy()
+        fits[(slice(None), 1 - y) if t == 0 else 1 - y] = 0  # what the row did is what its response type does
+        truth = (fits[1, 0] - fits[0, 1]) / fits.sum()
+        assert value == pytest.approx(truth, abs=FAR * 0.5 / math.sqrt(32))
+        assert value == pytest.approx(truth, abs=1e-12) or 0 < abs(value) < 1  # one draw would be 0 or 1
 
 
 @pytest.mark.parametrize(("mechanism", "couple"), COUPLINGS.values(), ids=COUPLINGS.keys())

@@ -195,7 +195,7 @@ def test_categories_with_too_many_combinations_are_sampled_and_still_right():
         error = math.sqrt(exact[0] * exact[1] / float(posterior.ess[0]))
         assert abs(float(posterior.probabilities[f"n{place}"][0, 1]) - exact[1]) < 5 * error
     assert abs(float(posterior.log_evidence[0]) - math.log(before @ after)) < 5 / math.sqrt(float(posterior.ess[0]))
-    with pytest.raises(AbductionError, match="cannot enumerate the missing n0, n1, .* of row 0: they have 8192 combinations"):
+    with pytest.raises(AbductionError, match=r"cannot enumerate the missing n0, n1, .* of row 0: they have 8192 combinations"):
         infer(scm, values, *[f"n{k}" for k in range(13)], method="enumerate")
 
 
@@ -370,8 +370,8 @@ def quadrature(score, late, effect_scale=1.0):
 
 @pytest.mark.parametrize("scale", [1.0, 0.05])
 def test_missing_numbers_and_categories_together_agree_with_quadrature(scale):
-    told = [(4.0, 1), (9.0, 0), (1.5, 1), (2.5, 0)]
-    values = {name: value.repeat(4) for name, value in of_one(group=0, dose=1.0).items()}
+    told = [(4.0, 1), (9.0, 0), (1.5, 1)]  # as many as there are groups, so that a mix-up of the two shows
+    values = {name: value.repeat(3) for name, value in of_one(group=0, dose=1.0).items()}
     values |= {"score": torch.tensor([score for score, _ in told]).double(), "late": torch.tensor([late for _, late in told])}
     posterior = infer(mixed(scale), values, "group", "dose", draws=500, particles=6000)
     assert (posterior.method == "importance").all()
@@ -423,29 +423,29 @@ def test_only_the_rows_that_need_more_particles_get_them(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:the missing values of 1 rows")  # short chains
 def test_nuts_agrees_with_gaussian_conditioning(monkeypatch):
-    monkeypatch.setattr(evidence, "_NUTS_WARMUP", 100)
-    monkeypatch.setattr(evidence, "_NUTS_SAMPLES", 150)
+    monkeypatch.setattr(evidence, "_NUTS_WARMUP", 50)
+    monkeypatch.setattr(evidence, "_NUTS_SAMPLES", 100)
     model = {"a": (1.0, 2.0, {}), "b": (0.0, 1.0, {"a": 0.5})}
     values = sampled(linear(model), 1)
-    posterior = infer(linear(model), values, "a", draws=150, method="nuts")
+    posterior = infer(linear(model), values, "a", draws=100, method="nuts")
     assert posterior.method[0] == "nuts"
-    check_gaussian(model, values, ["a"], posterior, 150)
+    check_gaussian(model, values, ["a"], posterior, 100)
 
 
 @pytest.mark.filterwarnings("ignore:the missing values of 1 rows")
 def test_nuts_sums_missing_categories_out_and_draws_them_again(monkeypatch):
-    monkeypatch.setattr(evidence, "_NUTS_WARMUP", 50)
-    monkeypatch.setattr(evidence, "_NUTS_SAMPLES", 100)
+    monkeypatch.setattr(evidence, "_NUTS_WARMUP", 40)
+    monkeypatch.setattr(evidence, "_NUTS_SAMPLES", 60)
     state = torch.get_rng_state()
-    posterior = infer(mixed(), of_one(group=0, dose=1.0, score=4.0, late=1), "group", "dose", draws=100, method="nuts")
+    posterior = infer(mixed(), of_one(group=0, dose=1.0, score=4.0, late=1), "group", "dose", draws=60, method="nuts")
     assert torch.equal(torch.get_rng_state(), state)
     p, mean, _ = quadrature(4.0, 1)
     dose, ess = posterior.values["dose"][:, 0], max(float(posterior.ess[0]), 10)
-    assert abs(float(dose.mean()) - mean) < 5 * float(dose.std()) * math.sqrt(1 / 100 + 1 / ess)
+    assert abs(float(dose.mean()) - mean) < 5 * float(dose.std()) * math.sqrt(1 / 60 + 1 / ess)
     np.testing.assert_allclose(posterior.probabilities["group"][0], p, atol=5 * 0.5 / math.sqrt(ess))
     group = posterior.values["group"][:, 0]
-    share = torch.bincount(group, minlength=3) / 100
-    np.testing.assert_allclose(share, p, atol=5 * 0.5 * math.sqrt(1 / 100 + 1 / ess))
+    share = torch.bincount(group, minlength=3) / 60
+    np.testing.assert_allclose(share, p, atol=5 * 0.5 * math.sqrt(1 / 60 + 1 / ess))
     # they were drawn given the numbers: a dose that alone would not reach the score goes with the group that adds to it
     together = torch.corrcoef(torch.stack([torch.tensor([0.0, 2.0, -1.0])[group].double(), dose]))[0, 1]
     assert float(together) < -0.5  # -0.86 by importance sampling
