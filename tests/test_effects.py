@@ -210,6 +210,13 @@ def test_the_effect_by_a_consequence_rests_on_the_noise():
     assert cate(scm, scm.sample(300), "t", "y", by="c", treated=1, control=0)[1].identified
 
 
+def test_the_effect_by_what_shares_a_latent_confounder_with_the_outcome_is_not_identified():
+    scm, _ = discrete([binary("b"), binary("t"), binary("y", "t")], 0, bidirected=[("b", "y")])
+    rows = scm.sample(100)
+    assert list(cate(scm, rows, "t", "y", by="b", treated=1, control=0)[1].why_not) == ["b <-> y"]
+    assert ate(scm, "t", "y", treated=1, control=0, batch=rows).identified
+
+
 def test_an_individual_effect_on_a_category_rests_on_its_noise_and_the_average_does_not():
     scm, _ = discrete(CLINIC, 0)
     rows = scm.sample(200)
@@ -484,12 +491,13 @@ def test_a_latent_confounder_that_the_graph_adjusts_for_does_no_harm():
 
 
 def test_rows_are_adjusted_where_the_fitted_mechanisms_are_confounded(monkeypatch):
-    monkeypatch.setattr(training, "_ATTRIBUTE_STEPS", 200)
+    for steps in ("_ATTRIBUTE_STEPS", "_CHOICE_STEPS"):
+        monkeypatch.setattr(training, steps, 60)
     draw = np.random.default_rng(0)
-    latent = draw.random(6000) < 0.5
-    w = np.where(draw.random(6000) < 0.95, latent, ~latent)
-    t = draw.random(6000) < np.where(w, 0.8, 0.2)
-    y = draw.random(6000) < 0.1 + 0.3 * t + 0.5 * latent
+    latent = draw.random(4000) < 0.5
+    w = np.where(draw.random(4000) < 0.95, latent, ~latent)
+    t = draw.random(4000) < np.where(w, 0.8, 0.2)
+    y = draw.random(4000) < 0.1 + 0.3 * t + 0.5 * latent
     frame = pd.DataFrame({"w": w.astype(int), "t": t.astype(int), "y": y.astype(int)})
     graph = CausalGraph("g", [binary("w"), binary("t", "w"), binary("y", "t")], bidirected=[("w", "y")])
     batch = ccf.Batch(graph, frame)
