@@ -12,7 +12,7 @@
 >>> dose = torch.linspace(0, 1, 100).double()
 >>> nodes = Node("response", "continuous", parents=["dose"]), [Node("dose", "continuous")]
 >>> promises = check_mechanism(Offset(), *nodes, 3 * dose + 0.1, {"dose": dose})
->>> promises[2]
+>>> promises[3]
 'predict undoes abduct'
 """
 
@@ -427,14 +427,14 @@ def _other_parents(case: _Case) -> bool:
 _PROMISES: list[tuple[str, Callable[[_Case], bool]]] = [
     ("an unfitted mechanism raises NotFittedError", _says_when_unfitted),
     ("fitting makes it ready", _is_fitted),
+    ("predicted values are possible", _in_support),
     ("predict undoes abduct", _round_trip),
     ("abduct undoes predict where the value determines the noise", _noise_comes_back),
     ("a null intervention keeps every value bit for bit", _null),
-    ("predicted values are possible", _in_support),
+    ("draws are functions of seed and row", _seeded),
+    ("noise follows its prior, independent of the parents", _prior),
     ("the loss is one number a row and trains what is trained", _gradient),
     ("draws follow exp(-loss)", _density),
-    ("noise follows its prior, independent of the parents", _prior),
-    ("draws are functions of seed and row", _seeded),
     ("a row gets the same answer alone and in a batch", _rows),
     ("a saved mechanism gives identical answers", _stored),
     ("it works without parents and with parents of every kind", _other_parents),

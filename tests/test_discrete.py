@@ -20,6 +20,7 @@ from causalcf.attributes.response import ResponseType, exact_counterfactual
 from causalcf.errors import AbductionError, DataError, GraphError, NotFittedError
 from causalcf.graph import CausalGraph, Node
 from causalcf.seeds import RowGenerator
+from causalcf.testing import check_mechanism
 
 # under the null hypothesis a p-value below this turns up once in ten thousand seeds; the seeds are fixed
 P_VALUE = 1e-4
@@ -812,3 +813,24 @@ def test_an_exact_sum_that_is_too_large_is_an_error(monkeypatch):
         exact_counterfactual(graph, mechanisms, {}, {"n0": 1})
     with pytest.raises(DataError, match=r"over \d+ pairs of worlds, more than 1000"):
         exact_counterfactual(graph, mechanisms, {"n4": 1}, {"n0": 1}, nodes=["n1", "n2", "n3"])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "model", "names"),
+    [
+        *((scheme, *case) for scheme in (Categorical, Monotone, ResponseType) for case in (("table", ()), ("network", ("sex",)))),
+        (Categorical, "network", ("age", "sex")),
+        (Monotone, "ordered", ("age", "treated")),
+    ],
+)
+def test_every_discrete_mechanism_keeps_the_contract(scheme, model, names, monkeypatch):
+    monkeypatch.setattr(training, "_ATTRIBUTE_STEPS", 60)
+    value = (4 * rows(600, 2).uniform() ** 2).long()
+    promises = check_mechanism(
+        scheme(model=model),
+        Node("stage", "ordinal", states=STAGE, parents=names),
+        [NODES[name] for name in names],
+        value,
+        parents_of(names, 600),
+    )
+    assert "predict undoes abduct" in promises

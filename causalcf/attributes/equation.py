@@ -108,7 +108,7 @@ class Equation(Mechanism):
             return self.forward(noise, parents)
 
     def loss(self, value: Tensor, parents: Parents, *, generator: Any = None) -> Tensor:
-        differentiable = torch.is_grad_enabled()
+        differentiable = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
         noise = self.inverse(value, parents)
         with torch.enable_grad():
             place = noise if noise.requires_grad else noise.detach().requires_grad_()
