@@ -386,6 +386,13 @@ def test_numbers_that_make_no_line_are_an_error(given, says):
         LinearGaussian(**given)
 
 
+@pytest.mark.parametrize("support", [(0.5, 8.0), (18.0, 18.5)])
+@pytest.mark.parametrize("make", [Empirical, LinearGaussian])
+def test_values_stay_inside_the_support_however_far_the_noise(make, support):
+    value = fitted(make(), support=support).predict(torch.tensor([-1e3, 1e3], dtype=torch.float64), {})
+    assert support[0] < value[0] < value[1] < support[1]
+
+
 @pytest.mark.parametrize("make", [Empirical, LinearGaussian, AdditiveNoise, LocationScale, Flow])
 def test_a_constant_column_is_an_error_that_names_it(make):
     with pytest.raises(DataError, match="column 'x' is constant"):

@@ -46,7 +46,7 @@ class NormalScore(nn.Module):
         """The map under which a standard normal gets the sample's distribution.
 
         Args:
-            sample: (row,), not constant; more rows get more knots, up to 33.
+            sample: (row,), not constant; more rows get more knots, up to 35.
         """
         n = len(sample)
         # ten rows beyond each end, so that the tails are not the whim of one row
@@ -60,7 +60,12 @@ class NormalScore(nn.Module):
         floor = _FLOOR * float(sample.std())
         rest = x - floor * z
         rest = (rest.cummax(0).values + rest.flip(0).cummin(0).values.flip(0)) / 2
-        return cls(z.tolist(), (rest + floor * z).tolist())
+        x = rest + floor * z
+        # beyond, as steep as the last piece or as the way to the sample's extreme: a light tail by chance costs dearly
+        reach = end - float(torch.special.ndtri(torch.tensor(min(0.05, 0.5 / n), dtype=torch.float64)))
+        left = max(float((x[1] - x[0]) / (z[1] - z[0])), float(x[0] - ordered[0]) / reach)
+        right = max(float((x[-1] - x[-2]) / (z[-1] - z[-2])), float(ordered[-1] - x[-1]) / reach)
+        return cls([end - 1, *z.tolist(), 1 - end], [float(x[0]) - left, *x.tolist(), float(x[-1]) + right])
 
     @property
     def knots(self) -> dict[str, list[float]]:

@@ -47,7 +47,8 @@ __all__ = ["AdditiveNoise", "LinearGaussian", "LocationScale"]
 Coefficients = Mapping[str, float | Sequence[float]]
 
 _FOLDS = 5
-_RARE, _ROWS_BEYOND = 0.003, 20  # of the parents at each end, where a smooth fit has too few rows to bend
+_OUTLIER = 9.0  # times the mean square: what a residual beyond counts for in the scale
+_RARE, _ROWS_BEYOND = 0.003, 10  # of the parents at each end, where a smooth fit has too few rows to bend
 _SMALLEST = 1e-6  # of the node's standard deviation: the least noise that a fit may find, so that it stays a density
 
 
@@ -307,8 +308,9 @@ class AdditiveNoise(_Regressed):
 class LocationScale(_Regressed):
     """A continuous attribute whose location and spread are regressions on its parents.
 
-    The location is fitted first; the logarithm of its absolute residuals gives the scale; then the location is fitted again,
-    rows weighted by the inverse variance if the regressor takes weights.
+    The location is fitted first. The logarithm of its absolute residuals gives a first scale, and one step of Fisher's scoring
+    on their squares the scale. Then the location is fitted again, rows weighted by the inverse variance if the regressor takes
+    weights.
 
     Args:
         location: of scikit-learn, or alike; it is copied, not fitted. Unless told, a smooth one: ridge
@@ -326,17 +328,26 @@ class LocationScale(_Regressed):
         unnamed = _smooth(rows, numbers)
         location = self.regressors["location"] if self.regressors["location"] is not None else unnamed
         scale = self.regressors["scale"] if self.regressors["scale"] is not None else location
-        first = np.abs(target - _cross_fit(location, rows, target).unseen)
-        s = _cross_fit(scale, rows, np.log(np.maximum(first, max(1e-3 * float(first.mean()), _SMALLEST))))
-        low, high = (float(end) for end in np.quantile(s.unseen, [_RARE, 1 - _RARE]))  # a scale that runs away is no scale
-        log_scale = s.unseen.clip(low, high)
+        residual = np.abs(target - _cross_fit(location, rows, target).unseen)
+        log_residual = np.log(np.maximum(residual, max(1e-3 * float(residual.mean()), _SMALLEST)))
+        log_scale, _ = _held(_cross_fit(scale, rows, log_residual).unseen)
+        ratio = np.square(residual / np.exp(log_scale))
+        ratio = np.minimum(ratio / ratio.mean(), _OUTLIER)
+        s = _cross_fit(scale, rows, log_scale + (ratio - 1) / 2)
+        log_scale, ends = _held(s.unseen)
         m = _cross_fit(location, rows, target, weight=np.exp(-2 * (log_scale - log_scale.mean())))
         residual = (target - m.unseen) / np.exp(log_scale)
-        return _Regression({"location": m.whole, "scale": s.whole}, residual, {"log_scale": [low, high]})
+        return _Regression({"location": m.whole, "scale": s.whole}, residual, {"log_scale": ends})
 
     def _regressed(self, rows: NDArray[np.float64]) -> tuple[Tensor | float, Tensor | float]:
         log_scale = _predicted(self.fitted["scale"], rows).clamp(*self._fitted()["log_scale"])
         return _predicted(self.fitted["location"], rows), torch.exp(log_scale)
+
+
+def _held(log_scale: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[float]]:
+    """The logarithm of the scale within all but its rarest values, and these ends: a scale that runs away is no scale."""
+    low, high = (float(end) for end in np.quantile(log_scale, [_RARE, 1 - _RARE]))
+    return log_scale.clip(low, high), [low, high]
 
 
 class _CrossFit(NamedTuple):
@@ -396,12 +407,12 @@ def _smooth(rows: NDArray[np.float64], numbers: list[int]) -> Any:
         low, high = np.quantile(rows[:, numbers], [rare, 1 - rare], axis=0)
         stuck = low == high
         low, high = np.where(stuck, rows[:, numbers].min(0), low), np.where(stuck, rows[:, numbers].max(0), high)
-        knots = np.linspace(low, high, int(np.clip(n // 50, 3, 10)))
+        knots = np.linspace(low, high, int(np.clip(n // 50, 3, 14)))
         splines = SplineTransformer(knots=knots, extrapolation="constant", include_bias=False)
         parts.append(ColumnTransformer([("splines", splines, numbers)]))
-    if waves := min(100, n // 20):
+    if waves := min(50, n // 20):
         parts.append(RBFSampler(gamma=0.5 / rows.shape[1], n_components=waves, random_state=0))
-    return make_pipeline(make_union(*parts), RidgeCV(np.logspace(-4, 2, 10)))
+    return make_pipeline(make_union(*parts), RidgeCV(np.logspace(-3, 3, 12)))
 
 
 def _seeded(regressor: Any) -> Any:
