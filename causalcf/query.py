@@ -163,7 +163,7 @@ def _doubts(scm: SCM, do: Collection[str], changed: frozenset[str]) -> dict[str,
     """Why an answer may not be decided by data and graph alone, and which nodes must have moved in a row for that."""
     doubts = {}
     for a, b in scm.graph.bidirected:
-        if {a, b} & changed and not {a, b} <= set(do):
+        if {a, b} & changed.difference(do):  # at least one of the two is predicted, by a mechanism that may hide the confounder
             doubts[f"{a} <-> {b}"] = ("a latent confounder of these two could change the answer", frozenset(do))
     for name in scm.graph.order:
         if name in changed and name not in do and not scm.mechanisms[name].identified:

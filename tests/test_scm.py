@@ -351,6 +351,18 @@ def test_a_counterfactual_that_a_latent_confounder_could_change_says_so():
     assert list(moved.why_not) == ["a <-> b"]
     assert "latent confounder" in moved.why_not["a <-> b"]
     assert ccf.counterfactual(model, rows, do={"c": 1.0}).identified.all()
+    assert ccf.counterfactual(model, rows, do={"a": 2.0, "b": 1.0}).identified.all()  # nothing that is predicted hides it
+
+
+def test_a_confounder_of_what_is_set_alone_is_harmless():
+    nodes = [ccf.Node("a", "continuous"), ccf.Node("b", "continuous"), ccf.Node("c", "continuous", parents=["a", "b"])]
+    graph = ccf.CausalGraph("covariate", nodes, bidirected=[("a", "b")])
+    known = ccf.LinearGaussian(intercept=0.0, coefficients={"a": 1.0, "b": 1.0}, scale=1.0)
+    frame = pd.DataFrame({"a": [0.0, 1.0, 3.0], "b": [1.0, 0.0, 2.0], "c": [2.0, 1.0, 0.0]})
+    model = ccf.fit(ccf.SCM(graph, {"a": ccf.Empirical(), "b": ccf.Empirical(), "c": known}), ccf.Batch(graph, frame))
+    answer = ccf.counterfactual(model, ccf.Batch(graph, frame), do={"a": 5.0})
+    assert answer.identified.all()
+    assert answer.why_not == {}
 
 
 def test_a_counterfactual_category_is_not_identified_and_says_so(scm, mediator):
@@ -374,8 +386,10 @@ def test_fitting_twice_with_one_seed_gives_identical_models(monkeypatch):
     rows = ccf.Batch(
         GRAPH, ccf.MorphoMNIST("train").frame(1100)
     )  # more than a minibatch, so that the seed has something to decide
-    flows = lambda: {"thickness": ccf.Flow(), "intensity": ccf.Flow(), "digit": ccf.Categorical()}  # noqa: E731
-    first, again, other = (ccf.fit(ccf.SCM(GRAPH, flows()), rows, seed=seed).log_likelihood(rows) for seed in (0, 0, 1))
+    first, again, other = (
+        ccf.fit(ccf.SCM(GRAPH, {"thickness": ccf.Flow(), "intensity": ccf.Flow()}), rows, seed=seed).log_likelihood(rows)
+        for seed in (0, 0, 1)
+    )
     pd.testing.assert_series_equal(first, again, check_exact=True)
     assert (first != other).all()
 
@@ -401,7 +415,10 @@ def test_scenarios_share_their_noise_and_equal_single_questions(mediator):
 def test_a_policy_sees_the_table_under_the_intervention_and_a_function_the_factual_one(mediator):
     model, frame = mediator
     rows = ccf.Batch(model.graph, frame.iloc[:50])
-    stage = lambda table: np.where(table["dose"] > 5, 3, 1)  # noqa: E731
+
+    def stage(table):
+        return np.where(table["dose"] > 5, 3, 1)
+
     policy = ccf.counterfactual(model, rows, {"dose": 9.0, "stage": ccf.Policy(stage)})
     assert set(policy.frame["stage"]) == {3} == set(policy.do["stage"])
     function = ccf.counterfactual(model, rows, {"dose": 9.0, "stage": stage})
@@ -432,10 +449,12 @@ def test_a_policy_that_asks_for_what_it_cannot_see_is_an_error(mediator):
 def test_only_what_the_answer_needs_is_abducted(mediator, monkeypatch):
     model, frame = mediator
     asked = []
+
+    def spied(name, abduct):
+        return lambda *values, **more: asked.append(name) or abduct(*values, **more)
+
     for name, mechanism in model.mechanisms.items():
-        abduct = mechanism.abduct
-        spy = lambda *a, abduct=abduct, name=name, **k: asked.append(name) or abduct(*a, **k)  # noqa: E731
-        monkeypatch.setattr(mechanism, "abduct", spy)
+        monkeypatch.setattr(mechanism, "abduct", spied(name, mechanism.abduct))
     ccf.counterfactual(model, ccf.Batch(model.graph, frame), {"stage": 2})
     assert asked == ["pain"]
 
