@@ -59,9 +59,9 @@ class Choice:
 
     Attributes:
         chosen: the candidate's name.
-        scores: by candidate, the mean log-likelihood of a held-out row, in nats; None where it could not be fitted.
+        scores: by candidate, the mean log-likelihood of a held-out row, in nats; None where there is none.
         errors: by candidate, the standard error of its difference from the best one's score.
-        reasons: why a candidate could not be fitted.
+        reasons: why a candidate could not be fitted, or why there was nothing to compare.
         rows: held out.
     """
 

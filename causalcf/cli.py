@@ -283,8 +283,9 @@ def _fit_table(subject: str, data: Path, index: str | None, out: Path, seed: int
         return
     for node, group in scm.choices.groupby("node", sort=False):
         best = group[group["chosen"]].iloc[0]
-        others = ", ".join(f"{name} {score:.4f}" for name, score in zip(group["candidate"], group["score"], strict=True))
-        typer.echo(f"{node}: {best['candidate']}  (held-out log-likelihood: {others})")
+        scored = group[group["score"].notna()]
+        scores = ", ".join(f"{name} {score:.4f}" for name, score in zip(scored["candidate"], scored["score"], strict=True))
+        typer.echo(f"{node}: {best['candidate']}  ({f'held-out log-likelihood: {scores}' if scores else best['reason']})")
     if whole.images:
         typer.echo(
             f"{', '.join(whole.images)}: left out, a table has no images. Fit them from Python: Batch(graph, frame, images=...)."

@@ -77,7 +77,7 @@ class SCM:
         """How the attributes that were left unnamed got their mechanisms: a row a node and candidate.
 
         Columns: `node`, `candidate`, `score` (mean log-likelihood of a held-out row, in nats), `error` (standard error of its
-        difference from the best), `chosen`, and `reason` where a candidate could not be fitted.
+        difference from the best), `chosen`, and `reason` where there is no score.
         """
         made = (self.manifest or {}).get("made", {}).get("choices", {})
         rows = [

@@ -129,7 +129,7 @@ def _fit_attribute(
                 f"the loss of node '{node.name}' became {float(loss)} at step {step}. Look for extreme values in its column."
             )
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
 
@@ -161,7 +161,9 @@ def _choose(
         losses = {name: _held_out(node, parent_nodes, mechanism, value[order], some, seed) for name, mechanism in found.items()}
         choice = select(node, losses, max(1, len(order) // 5))
     else:
-        choice = Choice(next(iter(found)), {}, {}, {}, 0)
+        name, nothing = next(iter(found)), dict.fromkeys(found)
+        reason = "it is the only candidate" if len(found) == 1 else f"{len(value)} rows are too few to hold some out"
+        choice = Choice(name, nothing, nothing, {name: reason}, 0)
     return candidates(node, parent_nodes)[choice.chosen], choice
 
 
@@ -187,7 +189,7 @@ class _ImageRun:
         if not torch.isfinite(loss):
             raise CausalCFError(f"the loss of node '{self.name}' became {float(loss)} at step {self.step}. Lower learning_rate.")
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self.ema.step(self.parameters)

@@ -98,3 +98,11 @@ def test_a_model_that_was_not_fitted_says_so(rows):
 def test_with_too_few_rows_to_hold_some_out_the_simplest_is_taken(rows):
     model = fitted([X, ccf.Node("line", "continuous", parents=["x"])], rows[["x", "line"]].iloc[:10])
     assert [type(mechanism) for mechanism in model.mechanisms.values()] == [ccf.Empirical, ccf.LinearGaussian]
+    taken = model.choices[model.choices["chosen"]]
+    assert taken["node"].to_list() == ["x", "line"]
+    assert set(taken["reason"]) == {"10 rows are too few to hold some out"}
+
+
+def test_an_only_candidate_is_reported_too(rows):
+    model = fitted([ccf.Node("stage", "ordinal", states=[1, 2])], rows[["stage"]])
+    assert model.choices[["node", "reason"]].to_numpy().tolist() == [["stage", "it is the only candidate"]]
