@@ -34,9 +34,10 @@ _PLURAL = {"grey level": "grey levels", "pixel": "pixels", "year": "years", "poi
 _MEASURES = {
     "composition": (
         "Does asking for nothing change nothing?",
-        "The image is abducted and predicted again under its own attributes, one or more rounds in a row, with nothing copied "
-        "from the original. The number is the L1 distance between the result and the original, averaged over the pixels, in "
-        "grey levels 0 to 255; 0 is perfect. The ceiling is the distance to the image of another row.",
+        "The image (in a model without one, each attribute) is abducted and predicted again under its own attributes, one or "
+        "more rounds in a row, with nothing copied from the original. The number is the distance between the result and the "
+        "original: of an image the L1 distance averaged over the pixels, in grey levels 0 to 255; of a number in its own unit; "
+        "of a label the share of rows where it differs. 0 is perfect. The ceiling is the distance to another row.",
     ),
     "effectiveness": (
         "Does the image show what it should?",
@@ -54,9 +55,9 @@ _MEASURES = {
     ),
     "reversibility": (
         "Does there and back again lead home?",
-        "The counterfactual image is abducted anew and the intervened attribute set back to its factual value, the others "
-        "following the graph. The number is the L1 distance from the original image, averaged over the pixels, in grey levels 0 "
-        "to 255; 0 is perfect. The ceiling is how far the intervention moved the image in the first place.",
+        "The counterfactual is abducted anew and the intervened attribute set back to its factual value, the others following "
+        "the graph. The number is the distance from the original, measured as for composition; 0 is perfect. The ceiling is how "
+        "far the intervention moved it in the first place. A label’s noise is drawn anew, so that a label need not come home.",
     ),
     "true_error": (
         "How far is the image from the true counterfactual?",
@@ -353,12 +354,14 @@ def _sentence(report: AuditReport, do: str, answer: Counterfactual) -> _Html:
     scores = [score for score in _scores(report) if score.do == do]
     clauses = [_all([_asked(answer, name) for name in answer.do])]
     targets = [score for score in scores if score.measure == "effectiveness" and score.attribute in answer.do]
-    clauses += [_target_clause(score) for score in targets] or ["no judge reads what was asked"]
+    unread = ["no judge reads what was asked"] if answer.images else []
+    clauses += [_target_clause(score) for score in targets] or unread
     clauses.append(_off_target_clause(report, scores))
     for score in scores:
         value = f"{score.value_and_interval()} {_units(score.unit)}"
         if score.measure == "reversibility":
-            clauses.append(f"there and back again, the image is {value} from the original")
+            what = "the image" if score.attribute in answer.images else score.attribute
+            clauses.append(f"there and back again, {what} is {value} from the original")
         if score.measure == "true_error":
             clauses.append(f"the true counterfactual image is {value} away ({score.show(score.ceiling)} from the factual image)")
     return _join([_tag("strong", f"do({do})"), f": {'; '.join(filter(None, clauses))}."], "")
@@ -373,8 +376,8 @@ def _verdict(report: AuditReport) -> _Html:
         word, text = "PASS", f"all {len(report.checks)} checks hold, bit for bit."
     box = _tag("p", _tag("span", word, class_="word"), f": {text}", class_="verdict")
     meaning = (
-        "The checks ask whether anything was touched that an intervention cannot reach. How well the images show what was asked "
-        "is a matter of degree: each line gives means over the rows, with their 95 % intervals in brackets."
+        "The checks ask whether anything was touched that an intervention cannot reach. How good the answers are is a matter of "
+        "degree: each line gives means over the rows, with their 95 % intervals in brackets."
     )
     return _section(
         "Verdict", box, _tag("p", meaning), _list(_sentence(report, do, answer) for do, answer in report.answers.items())
