@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import zipfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -468,10 +469,10 @@ def write_estimator(estimator: Any, path: Path) -> None:
     Raises:
         StoreError: it holds something that `read_estimator` would refuse.
     """
-    io = cast(Any, importlib.import_module("skops.io"))
+    io, errors = (cast(Any, importlib.import_module(name)) for name in ("skops.io", "skops.io.exceptions"))
     try:
         data = io.dumps(estimator)
-    except Exception as error:
+    except (errors.UnsupportedTypeException, TypeError, AttributeError) as error:
         raise StoreError(f"{type(estimator).__name__} cannot be written to a file: {error}") from error
     _check_types(io.get_untrusted_types(data=data), "the regressor")
     path.write_bytes(data)
@@ -486,7 +487,7 @@ def read_estimator(path: Path) -> Any:
     io = cast(Any, importlib.import_module("skops.io"))
     try:
         types = io.get_untrusted_types(file=path)
-    except Exception as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise StoreError(f"'{path}' is no file of skops: {error}") from error
     _check_types(types, f"'{path}'")
     return io.load(path, trusted=types)
