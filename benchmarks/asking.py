@@ -67,7 +67,7 @@ def _read(path: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def columns(table: Mapping[str, Any] | pd.DataFrame) -> dict[str, np.ndarray]:
     """The table's columns as numpy arrays, (row,)."""
-    return {str(name): np.asarray(table[name]).reshape(-1) for name in table.keys()}  # noqa: SIM118 (a DataFrame too)
+    return {str(name): np.asarray(table[name]).reshape(-1) for name in list(table)}
 
 
 def _time(ask: Callable[[], Any], budget: float) -> tuple[list[float], list[float], Any]:

@@ -95,30 +95,10 @@ _HOME = {
         "probability_of_necessity_and_sufficiency",
         "probability_of_sufficiency",
     ),
-    "errors": (
-        "AbductionError",
-        "CausalCFError",
-        "DataError",
-        "GraphError",
-        "NotFittedError",
-        "StoreError",
-    ),
-    "evidence": (
-        "Posterior",
-        "infer_missing",
-    ),
-    "graph": (
-        "CausalGraph",
-        "Node",
-        "graph_names",
-        "load_graph",
-    ),
-    "guidance": (
-        "ClassifierFree",
-        "Decoupled",
-        "Guidance",
-        "Plain",
-    ),
+    "errors": ("AbductionError", "CausalCFError", "DataError", "GraphError", "NotFittedError", "StoreError"),
+    "evidence": ("Posterior", "infer_missing"),
+    "graph": ("CausalGraph", "Node", "graph_names", "load_graph"),
+    "guidance": ("ClassifierFree", "Decoupled", "Guidance", "Plain"),
     "identify": (
         "GraphCheck",
         "Independence",
@@ -135,43 +115,16 @@ _HOME = {
         "separated",
     ),
     "image": ("Diffusion",),
-    "interventions": (
-        "Policy",
-        "Scale",
-        "Shift",
-    ),
-    "judges": (
-        "NetworkJudge",
-        "Ruler",
-        "fit_judges",
-    ),
+    "interventions": ("Policy", "Scale", "Shift"),
+    "judges": ("NetworkJudge", "Ruler", "fit_judges"),
     "mechanism": ("Mechanism",),
-    "query": (
-        "Abduction",
-        "Counterfactual",
-        "abduct",
-        "counterfactual",
-        "reconstruct",
-    ),
+    "query": ("Abduction", "Counterfactual", "abduct", "counterfactual", "reconstruct"),
     "recipes": ("recipe",),
     "scm": ("SCM",),
-    "soundness": (
-        "AuditReport",
-        "audit",
-    ),
-    "store": (
-        "load",
-        "model_names",
-        "save",
-    ),
-    "tables": (
-        "read_table",
-        "write_table",
-    ),
-    "training": (
-        "Training",
-        "fit",
-    ),
+    "soundness": ("AuditReport", "audit"),
+    "store": ("load", "model_names", "save"),
+    "tables": ("read_table", "write_table"),
+    "training": ("Training", "fit"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

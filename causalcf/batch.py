@@ -68,9 +68,9 @@ class Batch:
         graph: the causal graph.
         frame: one row a unit; a column for every attribute of the graph, in the user's units. Further columns are kept. The
             index identifies a row: its random numbers are a function of it.
+        images: for every image node, grey levels or colours 0..255 as uint8, (row, channel, height, width).
         missing: `refuse` makes a missing attribute an error; `infer` lets it stand, and a counterfactual then draws it from its
             posterior given what was observed of the row.
-        images: for every image node, grey levels or colours 0..255 as uint8, (row, channel, height, width).
 
     Raises:
         DataError: a column is missing, a value is NaN, unknown or outside its support, an image has the wrong size.

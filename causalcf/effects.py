@@ -144,6 +144,25 @@ class Effect:
 # --- the question --------------------------------------------------------------------------------------------------------------
 
 
+def _scored(node: Node, state: Any) -> Callable[[Tensor], Numbers]:
+    """The number that an outcome in model space, (row,), stands for; an outcome without a number is an error."""
+    states = list(node.states or ())
+    if state is not None and state not in states:
+        allowed = f"labels are: {', '.join(map(repr, states))}" if states else f"it is {node.kind} and has no labels"
+        raise DataError(f"state={state!r} is no label of '{node.name}': {allowed}.")
+    if not states:
+        return lambda value: value.numpy().astype(float)
+    if state is None and node.kind == "ordinal" and all(isinstance(state, int) for state in states):
+        return lambda value: np.array(states, dtype=float)[value.numpy()]
+    if state is None and node.kind != "binary":
+        raise DataError(
+            f"'{node.name}' is {node.kind}: say whose probability the effect is about, state={states[-1]!r} for example. "
+            f"Labels are: {', '.join(map(repr, states))}."
+        )
+    code = states.index(state) if state is not None else 1
+    return lambda value: (value.numpy() == code).astype(float)
+
+
 @dataclass(frozen=True)
 class _Question:
     """What is asked, checked against the graph."""
@@ -171,7 +190,7 @@ class _Question:
             resolve(graph, {self.treatment: getattr(self, name)}, pd.DataFrame(index=[name]))
         if self.treated == self.control:
             raise DataError(f"treated and control are both {self.treated!r}: there is nothing to compare.")
-        self.score  # noqa: B018  an outcome that has no number is an error here, not after the work
+        _scored(node, self.state)  # an error here, not after the work
         self.scm.check_fitted()
 
     @property
@@ -181,23 +200,7 @@ class _Question:
 
     @property
     def score(self) -> Callable[[Tensor], Numbers]:
-        """The number that an outcome in model space, (row,), stands for."""
-        node = self.scm.graph.node(self.outcome)
-        states = list(node.states or ())
-        if self.state is not None and self.state not in states:
-            allowed = f"labels are: {', '.join(map(repr, states))}" if states else f"it is {node.kind} and has no labels"
-            raise DataError(f"state={self.state!r} is no label of '{node.name}': {allowed}.")
-        if not states:
-            return lambda value: value.numpy().astype(float)
-        if self.state is None and node.kind == "ordinal" and all(isinstance(state, int) for state in states):
-            return lambda value: np.array(states, dtype=float)[value.numpy()]
-        if self.state is None and node.kind != "binary":
-            raise DataError(
-                f"'{node.name}' is {node.kind}: say whose probability the effect is about, state={states[-1]!r} for example. "
-                f"Labels are: {', '.join(map(repr, states))}."
-            )
-        code = states.index(self.state) if self.state is not None else 1
-        return lambda value: (value.numpy() == code).astype(float)
+        return _scored(self.scm.graph.node(self.outcome), self.state)
 
     @property
     def unit(self) -> str | None:

@@ -393,7 +393,7 @@ def _gradient(case: _Case) -> bool:
     learned = [parameter for parameter in case.mechanism.parameters() if parameter.requires_grad]
     if not learned:
         return True
-    case.mechanism.loss(case.value, case.parents, generator=case.generator("loss", len(case.value))).mean().backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(case.mechanism.loss(case.value, case.parents, generator=case.generator("loss", len(loss))).mean())
     reached = [parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()) for parameter in learned]
     for parameter in learned:
         parameter.grad = None

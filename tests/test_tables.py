@@ -1,7 +1,6 @@
 """Tables on disk come back as they were written, or say what is wrong."""
 
 import contextlib
-import os
 
 import numpy as np
 import pandas as pd
@@ -66,11 +65,10 @@ def test_mistakes_are_named(tmp_path):
         read_table(tmp_path / "t.csv", index="id")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(DataError, match="cannot write the table"):
-        write_table(FRAME, tmp_path / "t.csv")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot write the table .* Choose another --out"):
+        write_table(FRAME, tmp_path / "file" / "t.csv")
 
 
 def test_a_failed_write_leaves_the_old_table(tmp_path):
