@@ -2,7 +2,8 @@
 
 Candidates go from simple to flexible, and a simpler one is preferred while it is no more than one standard error worse (the
 one-standard-error rule of L. Breiman, J. Friedman, R. Olshen, C. Stone, "Classification and Regression Trees", 1984, section
-3.4.3, on paired differences). The score is the mean log-likelihood of a held-out row in nats, in the unit of the node.
+3.4.3, on paired differences), or while the difference is next to nothing: flexible ones are also slow to ask. The score is the
+mean log-likelihood of a held-out row in nats, in the unit of the node.
 
 The likelihood cannot tell how the noise of a discrete node couples its states: that stays Gumbel-max unless named otherwise.
 """
@@ -27,6 +28,7 @@ from causalcf.mechanism import Mechanism
 
 __all__ = ["Choice", "Unchosen", "candidates", "select"]
 
+_NOTHING = 0.005  # nats a row: what a location costs that is off by a tenth of the noise's standard deviation
 _CONFIGURATIONS = 256  # of discrete parents, above which a table is no candidate
 
 
@@ -96,7 +98,7 @@ def select(node: Node, losses: Mapping[str, Tensor | str], rows: int) -> Choice:
         )
     best = min(good.values(), key=lambda loss: float(loss.mean()))
     errors = {name: float((loss - best).std() / math.sqrt(rows)) for name, loss in good.items()}
-    chosen = next(name for name, loss in good.items() if float((loss - best).mean()) <= errors[name])
+    chosen = next(name for name, loss in good.items() if float((loss - best).mean()) <= max(errors[name], _NOTHING))
     scores = {name: -float(good[name].mean()) if name in good else None for name in losses}
     return Choice(chosen, scores, {name: errors.get(name) for name in losses}, reasons, rows)
 

@@ -208,16 +208,20 @@ class _Answer:
     def finish(self) -> Counterfactual:
         images: dict[str, Any] = {name: self.columns.get(name, pixels) for name, pixels in self.factual.images.items()}
         new = {name: self._series(name) for name in self.columns if name not in images}
-        frame = self.factual.frame.assign(**new)
+        old = {name: self.factual.frame[name] for name in self.factual.frame if name not in new}
+        # pandas copies what is changed later, so that the columns that are as they were can be shared
+        frame = pd.DataFrame({**dict.fromkeys(self.factual.frame), **old, **new}, index=self.factual.frame.index, copy=False)
         given = {name: frame[name] if isinstance(column, Policy) else column for name, column in self.do.items()}
         why_not = {doubt: reason for doubt, (reason, _) in self.doubts.items() if self.undecided[doubt].any()}
         doubtful = np.logical_or.reduce(list(self.undecided.values())) if self.undecided else np.zeros(len(frame), dtype=bool)
         identified = pd.Series(~doubtful, index=frame.index, name="identified")
         return Counterfactual(frame, images, self.factual, given, self.changed, identified, why_not)
 
-    def _series(self, name: str) -> pd.Series:
+    def _series(self, name: str) -> pd.Series | NDArray[np.generic]:
         column = self.columns[name]
-        kind = self.factual.frame[name].dtype if self.scm.graph.node(name).discrete else None  # a number may need a finer type
+        if not self.scm.graph.node(name).discrete:
+            return column
+        kind = self.factual.frame[name].dtype
         if isinstance(kind, pd.CategoricalDtype):
             new = [label for label in pd.unique(column) if label not in kind.categories]
             kind = pd.CategoricalDtype([*kind.categories, *new], kind.ordered)  # it need not know every label

@@ -380,7 +380,7 @@ def _in_support(case: _Case) -> bool:
     value, noise, parents = case.drawn("support", case.everywhere())
     case.check_value(value, _DRAWS)
     case.check_value(case.mechanism.predict(noise.roll(1, 0), parents), _DRAWS)
-    if isinstance(case.mechanism.noise_prior(), dist.Normal) and case.node.support:
+    if case.mechanism.noise_prior().support is dist.constraints.real and case.node.support:
         extreme = torch.linspace(-40, 40, _DRAWS, dtype=torch.float64)  # rounds to the ends, or would overflow
         case.check_value(case.mechanism.predict(extreme, parents), _DRAWS)
     return True

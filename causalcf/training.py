@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -99,7 +100,9 @@ def _row_weights(scm: SCM, image: str, values: Mapping[str, Tensor], strength: f
         if graph.node(name).kind == "continuous" and graph.parents(name):
             parents = {parent: values[parent] for parent in graph.parents(name)}
             keys = RowGenerator(0, np.zeros(len(total), dtype=np.uint64))  # a continuous value determines its noise
-            noise = scm.mechanisms[name].abduct(values[name], parents, generator=keys)
+            noise, prior = scm.mechanisms[name].abduct(values[name], parents, generator=keys), scm.mechanisms[name].noise_prior()
+            if not isinstance(prior, dist.Normal):
+                noise = torch.special.ndtri(prior.cdf(noise))
             total += noise.square().clamp(max=9.0) / 2
     return torch.exp(strength * total) if strength and total.any() else None
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from scipy import stats
+from sklearn.neighbors import KNeighborsRegressor
 
 import causalcf as ccf
 from causalcf import evidence
@@ -467,7 +468,7 @@ def test_a_regressor_of_scikit_learn_can_be_inferred_through_but_not_by_nuts():
     frame = pd.DataFrame({"a": a, "b": torch.sin(2 * a) + 0.3 * draw.normal()})
     graph = CausalGraph("wave", nodes)
     scm = ccf.fit(
-        SCM(graph, {"a": LinearGaussian(intercept=0.0, coefficients={}, scale=1.0), "b": AdditiveNoise()}),
+        SCM(graph, {"a": LinearGaussian(intercept=0.0, coefficients={}, scale=1.0), "b": AdditiveNoise(KNeighborsRegressor(20))}),
         ccf.Batch(graph, frame),
     )
     posterior = infer(scm, of_one(a=0.0, b=0.9), "a")

@@ -17,7 +17,7 @@ LAYERS = [
     {"seeds", "progress", "files", "formats", "tables"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
     {"attributes.base"},
-    {"batch", "attributes.piecewise", "attributes.probabilities", "denoiser", "drawing"},
+    {"batch", "attributes.piecewise", "attributes.smooth", "attributes.probabilities", "denoiser", "drawing"},
     {"image", "attributes.*", "encoding", "interventions", "datasets.*"},
     {"choice"},
     {"scm"},

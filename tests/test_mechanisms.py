@@ -227,11 +227,11 @@ def test_normal_scores_are_strictly_increasing_and_come_back(sample, n):
         pytest.skip("a constant column is refused before")
     scores = NormalScore.fit(values)
     noise = torch.linspace(-9, 9, 4001, dtype=torch.float64)
-    value = scores.forward(noise)
+    value = scores(noise)
     assert (value.diff() > 0).all()
     again, log_slope = scores.inverse(value)
     assert float((again - noise).abs().max()) < 1e-12 / 0.01  # the floor of the slope: rounding of a value grows by its inverse
-    assert float((scores.forward(again) - value).abs().max() / values.std()) < 1e-12
+    assert float((scores(again) - value).abs().max() / values.std()) < 1e-12
     # the floor: one hundredth of a standard deviation of the values for one of the noise
     assert float(log_slope.exp().min() / values.std()) >= 0.01 * (1 - 1e-9)
 
@@ -239,7 +239,7 @@ def test_normal_scores_are_strictly_increasing_and_come_back(sample, n):
 def test_normal_scores_give_the_distribution_of_the_sample():
     for name in ("normal", "skewed", "two humps"):
         scores = NormalScore.fit(SAMPLES[name](rows(4000, 4)))
-        assert stats.ks_2samp(scores.forward(rows(4000, 5).normal()), SAMPLES[name](rows(4000, 6))).pvalue > P_VALUE
+        assert stats.ks_2samp(scores(rows(4000, 5).normal()), SAMPLES[name](rows(4000, 6))).pvalue > P_VALUE
 
 
 def test_normal_scores_of_a_normal_are_next_to_a_line():
@@ -257,7 +257,7 @@ def test_normal_scores_of_any_sample_come_back(numbers):
     if not float(sample.std()) > 1e-9 * (1 + float(sample.abs().max())):
         return  # as good as constant
     scores = NormalScore.fit(sample)
-    again, _ = scores.inverse(scores.forward(noise := torch.linspace(-5, 5, 101, dtype=torch.float64)))
+    again, _ = scores.inverse(scores(noise := torch.linspace(-5, 5, 101, dtype=torch.float64)))
     # a number of size a loses a * 2^-53, and the slope may be a hundredth of the standard deviation
     assert float((again - noise).abs().max()) < 1e-14 * (1 + float(sample.abs().max()) / (0.01 * float(sample.std()))) * 10
 

@@ -2,8 +2,8 @@
 
     mechanism        noise u                     value
     LinearGaussian   N(0, 1)                     a + b . pa + s u
-    AdditiveNoise    N(0, 1)                     f(pa) + T(u), f a scikit-learn regressor
-    LocationScale    N(0, 1)                     m(pa) + s(pa) T(u)
+    AdditiveNoise    the residuals'              f(pa) + u, f a scikit-learn regressor
+    LocationScale    the residuals'              m(pa) + s(pa) u
     Flow             N(0, 1)                     a spline and an affine map of u that the parents shape
     Empirical        N(0, 1)                     T(u), the quantiles of the data; for roots
     Equation         any                         f(u, pa), known

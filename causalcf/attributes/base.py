@@ -150,7 +150,7 @@ class AttributeMechanism(Mechanism):
 
 
 class ContinuousMechanism(AttributeMechanism):
-    """A continuous attribute with standard normal noise: x = b(g(u, pa)), where b maps the line onto the node's support.
+    """A continuous attribute x = b(g(u, pa)), where b maps the line onto the node's support; u is normal unless told otherwise.
 
     A subclass says g, monotone in u, by `_forward` and `_backward`; its specification has a "support". Everything else, the
     density in the user's unit included, is here.
@@ -165,6 +165,10 @@ class ContinuousMechanism(AttributeMechanism):
             None if high is None else math.nextafter(high, -math.inf),
         )
         self.onto_support = support_bijection(spec["support"])
+        self._prior = self._make_prior()
+
+    def _make_prior(self) -> dist.TorchDistribution:
+        return cast(dist.TorchDistribution, dist.Normal(torch.zeros_like(self._anchor), 1.0))
 
     @abstractmethod
     def _forward(self, noise: Tensor, parents: Parents) -> Tensor:
@@ -176,7 +180,7 @@ class ContinuousMechanism(AttributeMechanism):
 
     def noise_prior(self) -> dist.TorchDistribution:
         self._fitted()
-        return cast(dist.TorchDistribution, dist.Normal(torch.zeros_like(self._anchor), 1.0))
+        return self._prior
 
     def draw_noise(self, generator: RowGenerator) -> Tensor:
         self._fitted()
@@ -197,8 +201,11 @@ class ContinuousMechanism(AttributeMechanism):
         self._fitted()
         flat = self._flat(value)
         noise, log_slope = self._backward(flat, parents)
-        loss = 0.5 * (noise.square() + math.log(2 * math.pi)) + log_slope
+        loss = log_slope - self._noise_log_prob(noise)
         return loss + self.onto_support.log_abs_det_jacobian(flat, value) if self.bounded else loss
+
+    def _noise_log_prob(self, noise: Tensor) -> Tensor:
+        return -0.5 * (noise.square() + math.log(2 * math.pi))
 
     def _flat(self, value: Tensor) -> Tensor:
         return cast(Tensor, self.onto_support.inv(value)) if self.bounded else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -40,7 +40,7 @@ class Empirical(ContinuousMechanism):
         self.marginal = NormalScore(**spec["marginal"])
 
     def _forward(self, noise: Tensor, parents: Parents) -> Tensor:
-        return self.marginal.forward(noise)
+        return cast(Tensor, self.marginal(noise))
 
     def _backward(self, flat: Tensor, parents: Parents) -> tuple[Tensor, Tensor]:
         return self.marginal.inverse(flat)

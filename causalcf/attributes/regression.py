@@ -1,14 +1,14 @@
 """Continuous attributes by regression on the parents, fitted in closed form or by any regressor of scikit-learn.
 
-    mechanism         x = b(...), u ~ N(0, 1), b maps the line onto the node's support
-    LinearGaussian    a + b . pa + s u
-    AdditiveNoise     m(pa) + T(u)
-    LocationScale     m(pa) + s(pa) T(u)
+    mechanism         x = b(...), b maps the line onto the node's support
+    LinearGaussian    a + b . pa + s u, u ~ N(0, 1)
+    AdditiveNoise     m(pa) + u
+    LocationScale     m(pa) + s(pa) u
 
-m and s are regressions; T, strictly increasing and piecewise linear, gives u the distribution of the residuals. Residuals are
-of rows that the regression did not see (cross-fitting), because those that it saw are too small: V. Chernozhukov et al.,
-"Double/Debiased Machine Learning for Treatment and Structural Parameters", Econometrics Journal 2018,
-https://arxiv.org/abs/1608.00060. Additive noise: P. Hoyer, D. Janzing, J. Mooij, J. Peters, B. Schölkopf, "Nonlinear causal
+m and s are regressions; the noise of the last two is distributed as the residuals: normal, or a strictly increasing, piecewise
+linear map of a normal. Residuals are of rows that the regression did not see (cross-fitting), because those that it saw are too
+small: V. Chernozhukov et al., "Double/Debiased Machine Learning for Treatment and Structural Parameters", Econometrics Journal
+2018, https://arxiv.org/abs/1608.00060. Additive noise: P. Hoyer, D. Janzing, J. Mooij, J. Peters, B. Schölkopf, "Nonlinear causal
 discovery with additive noise models", NeurIPS 2008. Location and scale: A. Immer et al., "On the Identifiability and
 Estimation of Causal Location-Scale Noise Models", ICML 2023, https://arxiv.org/abs/2210.09054.
 """
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
@@ -36,9 +37,11 @@ from causalcf.attributes.base import (
     support_bijection,
 )
 from causalcf.attributes.piecewise import NormalScore
+from causalcf.attributes.smooth import Smooth, number_columns, smooth_regressor
 from causalcf.errors import DataError, StoreError
 from causalcf.graph import Node
 from causalcf.mechanism import Parents
+from causalcf.seeds import RowGenerator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +52,7 @@ Coefficients = Mapping[str, float | Sequence[float]]
 
 _FOLDS = 5
 _OUTLIER = 9.0  # times the mean square: what a residual beyond counts for in the scale
-_RARE, _ROWS_BEYOND = 0.003, 10  # of the parents at each end, where a smooth fit has too few rows to bend
+_RARE = 0.003  # of the scales at each end, which are held
 _SMALLEST = 1e-6  # of the node's standard deviation: the least noise that a fit may find, so that it stays a density
 
 
@@ -200,9 +203,10 @@ class _Regression(NamedTuple):
 
 
 class _Regressed(ContinuousMechanism):
-    """What the mechanisms over scikit-learn share: x = b(mean + sd (m(pa) + s(pa) T(u))).
+    """What the mechanisms over scikit-learn share: x = b(mean + sd (m(pa) + s(pa) u)).
 
-    Regressors see the parents standardised or one-hot, and a standardised target.
+    Regressors see the parents standardised or one-hot, and a standardised target. Those of a user who names none are evaluated
+    by `Smooth`, others by themselves.
     """
 
     _ROLES: tuple[str, ...]
@@ -213,6 +217,7 @@ class _Regressed(ContinuousMechanism):
                 raise DataError(f"{role}={regressor!r} is no scikit-learn regressor: it takes an object with fit and predict.")
         self.regressors: dict[str, Any] = dict(regressors)
         self.fitted: dict[str, Any] = {}
+        self.smooth: Smooth | None = None
         super().__init__(spec, {})
 
     def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
@@ -226,40 +231,70 @@ class _Regressed(ContinuousMechanism):
             "parents": describe_parents(parent_nodes, parents),
         }
         target = (flat - spec["mean"]) / spec["scale"]
-        residual = target
+        residual, self.fitted, smooth = target, {}, None
         if spec["parents"]:
-            found = self._regress(Context(spec["parents"])(parents).numpy(), target.numpy(), _numbers(spec["parents"]))
-            self.fitted, residual = found.fitted, torch.from_numpy(found.residual)
+            rows = Context(spec["parents"])(parents).numpy()
+            unnamed = smooth_regressor(rows, number_columns(spec["parents"]))
+            regressors = self._regressors(unnamed)
+            found = self._regress(regressors, rows, target.numpy())
+            roles = [role for role, regressor in regressors.items() if regressor is unnamed]
+            if roles:
+                smooth = Smooth.of([found.fitted.pop(role) for role in roles], spec["parents"], rows)
+                spec["smooth"] = {"roles": roles, "waves": smooth.count}
+            residual, self.fitted = torch.from_numpy(found.residual), found.fitted
             spec |= found.more
-        self._start({**spec, "residual": NormalScore.fit(residual).knots})
+        self._start({**spec, "residual": NormalScore.smoothest(residual).knots})
+        self.smooth = smooth
 
     @abstractmethod
-    def _regress(self, rows: NDArray[np.float64], target: NDArray[np.float64], numbers: list[int]) -> _Regression:
-        """Fit to rows of parents, (row, column), of which the columns `numbers` are not one-hot, and a target, (row,)."""
+    def _regressors(self, unnamed: Any) -> dict[str, Any]:
+        """The regressor of every role, which is `unnamed` where the user names none."""
+
+    @abstractmethod
+    def _regress(self, regressors: Mapping[str, Any], rows: NDArray[np.float64], target: NDArray[np.float64]) -> _Regression:
+        """Fit to rows of parents, (row, column), and a target, (row,)."""
 
     def _build(self, spec: Mapping[str, Any]) -> None:
         self.context = Context(spec["parents"])
         self.residual = NormalScore(**spec["residual"])
         self.mean, self.scale = float(spec["mean"]), float(spec["scale"])
+        if "smooth" in spec:
+            self.smooth = Smooth(spec["parents"], len(spec["smooth"]["roles"]), spec["smooth"]["waves"])
 
     def _location_scale(self, parents: Parents) -> tuple[Tensor | float, Tensor | float]:
         """m and s in the standardised unit."""
         if not self.context.parents:
             return 0.0, 1.0
-        return self._regressed(self.context(parents).numpy())
+        found: dict[str, Tensor] = {}
+        if self.smooth is not None:
+            found |= zip(self._fitted()["smooth"]["roles"], self.smooth(parents), strict=True)
+        if self.fitted:
+            rows = self.context(parents).numpy()
+            found |= {role: _predicted(regressor, rows) for role, regressor in self.fitted.items()}
+        return self._of_roles(found)
 
     @abstractmethod
-    def _regressed(self, rows: NDArray[np.float64]) -> tuple[Tensor | float, Tensor | float]:
-        """m and s, from rows of parents, (row, column)."""
+    def _of_roles(self, found: Mapping[str, Tensor]) -> tuple[Tensor | float, Tensor | float]:
+        """m and s, from what the regressor of every role says, (row,)."""
+
+    def _make_prior(self) -> dist.TorchDistribution:
+        return dist.TransformedDistribution(super()._make_prior(), [self.residual], validate_args=False)
+
+    def draw_noise(self, generator: RowGenerator) -> Tensor:
+        return cast(Tensor, self.residual(super().draw_noise(generator)))
+
+    def _noise_log_prob(self, noise: Tensor) -> Tensor:
+        score, log_slope = self.residual.inverse(noise)
+        return super()._noise_log_prob(score) - log_slope
 
     def _forward(self, noise: Tensor, parents: Parents) -> Tensor:
         m, s = self._location_scale(parents)
-        return self.mean + self.scale * (m + s * self.residual.forward(noise))
+        return self.mean + self.scale * (m + s * noise)
 
     def _backward(self, flat: Tensor, parents: Parents) -> tuple[Tensor, Tensor]:
         m, s = self._location_scale(parents)
-        noise, log_slope = self.residual.inverse(((flat - self.mean) / self.scale - m) / s)
-        return noise, log_slope + math.log(self.scale) + (s.log() if isinstance(s, Tensor) else math.log(s))
+        log_slope = s.log() if isinstance(s, Tensor) else torch.full_like(self._anchor, math.log(s))
+        return ((flat - self.mean) / self.scale - m) / s, log_slope + math.log(self.scale)
 
     def save(self, directory: Path) -> None:
         super().save(directory)
@@ -297,13 +332,16 @@ class AdditiveNoise(_Regressed):
     def __init__(self, regressor: Any = None, *, spec: Mapping[str, Any] | None = None) -> None:
         super().__init__({"regressor": regressor}, spec)
 
-    def _regress(self, rows: NDArray[np.float64], target: NDArray[np.float64], numbers: list[int]) -> _Regression:
+    def _regressors(self, unnamed: Any) -> dict[str, Any]:
         regressor = self.regressors["regressor"]
-        m = _cross_fit(regressor if regressor is not None else _smooth(rows, numbers), rows, target)
+        return {"regressor": unnamed if regressor is None else regressor}
+
+    def _regress(self, regressors: Mapping[str, Any], rows: NDArray[np.float64], target: NDArray[np.float64]) -> _Regression:
+        m = _cross_fit(regressors["regressor"], rows, target)
         return _Regression({"regressor": m.whole}, target - m.unseen, {})
 
-    def _regressed(self, rows: NDArray[np.float64]) -> tuple[Tensor | float, Tensor | float]:
-        return _predicted(self.fitted["regressor"], rows), 1.0
+    def _of_roles(self, found: Mapping[str, Tensor]) -> tuple[Tensor | float, Tensor | float]:
+        return found["regressor"], 1.0
 
 
 class LocationScale(_Regressed):
@@ -325,10 +363,12 @@ class LocationScale(_Regressed):
     def __init__(self, location: Any = None, scale: Any = None, *, spec: Mapping[str, Any] | None = None) -> None:
         super().__init__({"location": location, "scale": scale}, spec)
 
-    def _regress(self, rows: NDArray[np.float64], target: NDArray[np.float64], numbers: list[int]) -> _Regression:
-        unnamed = _smooth(rows, numbers)
-        location = self.regressors["location"] if self.regressors["location"] is not None else unnamed
-        scale = self.regressors["scale"] if self.regressors["scale"] is not None else location
+    def _regressors(self, unnamed: Any) -> dict[str, Any]:
+        location = unnamed if self.regressors["location"] is None else self.regressors["location"]
+        return {"location": location, "scale": location if self.regressors["scale"] is None else self.regressors["scale"]}
+
+    def _regress(self, regressors: Mapping[str, Any], rows: NDArray[np.float64], target: NDArray[np.float64]) -> _Regression:
+        location, scale = regressors["location"], regressors["scale"]
         residual = np.abs(target - _cross_fit(location, rows, target).unseen)
         log_residual = np.log(np.maximum(residual, max(1e-3 * float(residual.mean()), _SMALLEST)))
         log_scale, _ = _held(_cross_fit(scale, rows, log_residual).unseen)
@@ -340,9 +380,8 @@ class LocationScale(_Regressed):
         residual = (target - m.unseen) / np.exp(log_scale)
         return _Regression({"location": m.whole, "scale": s.whole}, residual, {"log_scale": ends})
 
-    def _regressed(self, rows: NDArray[np.float64]) -> tuple[Tensor | float, Tensor | float]:
-        log_scale = _predicted(self.fitted["scale"], rows).clamp(*self._fitted()["log_scale"])
-        return _predicted(self.fitted["location"], rows), torch.exp(log_scale)
+    def _of_roles(self, found: Mapping[str, Tensor]) -> tuple[Tensor | float, Tensor | float]:
+        return found["location"], found["scale"].clamp(*self._fitted()["log_scale"]).exp()
 
 
 def _held(log_scale: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[float]]:
@@ -379,41 +418,6 @@ def _cross_fit(
 
 def _predicted(regressor: Any, rows: NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(np.asarray(regressor.predict(rows), dtype=np.float64).reshape(-1))
-
-
-def _numbers(parents: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The columns of a `Context` that are numbers rather than one-hot."""
-    starts = np.cumsum([0, *(parent.get("states", 1) for parent in parents)])
-    return [int(start) for start, parent in zip(starts, parents, strict=False) if "states" not in parent]
-
-
-def _smooth(rows: NDArray[np.float64], numbers: list[int]) -> Any:
-    """The regressor of a user who names none: a line, splines of each number, and random waves of all parents together.
-
-    The waves stand for a Gaussian kernel: A. Rahimi, B. Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007.
-    Unlike the kernel's own features they are well conditioned, so that a row gets the same answer alone and in a batch. Where
-    parents are rarer than a few rows in a thousand, the splines stay what they were. The penalty is chosen by generalised
-    cross-validation.
-    """
-    from sklearn.compose import ColumnTransformer
-    from sklearn.kernel_approximation import RBFSampler
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline, make_union
-    from sklearn.preprocessing import SplineTransformer
-
-    n = len(rows)
-    parts: list[Any] = ["passthrough"]
-    if numbers:
-        rare = min(0.1, max(_RARE, _ROWS_BEYOND / n))
-        low, high = np.quantile(rows[:, numbers], [rare, 1 - rare], axis=0)
-        stuck = low == high
-        low, high = np.where(stuck, rows[:, numbers].min(0), low), np.where(stuck, rows[:, numbers].max(0), high)
-        knots = np.linspace(low, high, int(np.clip(n // 50, 3, 14)))
-        splines = SplineTransformer(knots=knots, extrapolation="constant", include_bias=False)
-        parts.append(ColumnTransformer([("splines", splines, numbers)]))
-    if waves := min(50, n // 20):
-        parts.append(RBFSampler(gamma=0.5 / rows.shape[1], n_components=waves, random_state=0))
-    return make_pipeline(make_union(*parts), RidgeCV(np.logspace(-3, 3, 12)))
 
 
 def _seeded(regressor: Any) -> Any:
