@@ -80,6 +80,12 @@ def test_the_simpler_of_two_that_cannot_be_told_apart_is_taken():
     assert select(X, {"simple": loss, "flexible": loss - 0.5}, 100).chosen == "flexible"
 
 
+def test_a_difference_that_is_next_to_nothing_is_not_paid_for():
+    loss = torch.linspace(0, 1, 100, dtype=torch.float64)  # the standard error of these differences is 0
+    assert select(X, {"simple": loss, "flexible": loss - 0.004}, 100).chosen == "simple"
+    assert select(X, {"simple": loss, "flexible": loss - 0.006}, 100).chosen == "flexible"
+
+
 def test_a_candidate_that_cannot_be_fitted_says_why():
     choice = select(X, {"bad": "too few rows", "good": torch.ones(4)}, 4)
     assert choice == Choice("good", {"bad": None, "good": -1.0}, {"bad": None, "good": 0.0}, {"bad": "too few rows"}, 4)
