@@ -94,3 +94,9 @@ def test_normal_residuals_make_a_line_and_skewed_ones_do_not():
     assert len(NormalScore.smoothest(normal).noise) == 2
     assert len(NormalScore.smoothest(normal.exp()).noise) > 4
     assert len(NormalScore.smoothest(normal[:5]).noise) == 2
+
+
+def test_residuals_that_are_hardly_spread_still_make_a_map():
+    tied = torch.zeros(50, dtype=torch.float64)
+    tied[10] = 1.0  # the rows without its fold are constant
+    assert len(NormalScore.smoothest(tied).noise) == 2

@@ -26,6 +26,11 @@ _FOLDS = 5
 _FLOOR = 0.01  # of the sample's standard deviation, for one of the noise: ties would be infinitely dense
 
 
+def _most(rows: int) -> int:
+    """Pieces that so many rows can tell."""
+    return min(_KNOTS, max(2, round(2 * rows ** (1 / 3))))
+
+
 class NormalScore(Transform):  # type: ignore[misc]  # Pyro is untyped
     """A strictly increasing piecewise linear map of the line onto itself.
 
@@ -56,7 +61,7 @@ class NormalScore(Transform):  # type: ignore[misc]  # Pyro is untyped
         if pieces == 0:
             mean, sd = float(sample.double().mean()), float(sample.double().std())
             return cls([-1.0, 1.0], [mean - sd, mean + sd])
-        pieces = min(_KNOTS, max(2, round(2 * n ** (1 / 3)))) if pieces is None else pieces
+        pieces = _most(n) if pieces is None else pieces
         # ten rows beyond each end, so that the tails are not the whim of one row
         end = float(torch.special.ndtri(torch.tensor(max(1e-4, min(0.1, 10 / n)), dtype=torch.float64)))
         z = torch.linspace(end, -end, 1 + pieces, dtype=torch.float64)
@@ -83,12 +88,13 @@ class NormalScore(Transform):  # type: ignore[misc]  # Pyro is untyped
         Args:
             sample: (row,), not constant, in no particular order.
         """
-        folds = torch.arange(len(sample)) % min(_FOLDS, len(sample))
-        most = min(_KNOTS, max(2, round(2 * len(sample) ** (1 / 3))))
-        counts = [0, *(count for count in (4, 8, 16) if count < most), most]
         if len(sample) < 2 * _FOLDS:
             return cls.fit(sample, 0)
+        folds, most = torch.arange(len(sample)) % _FOLDS, _most(len(sample))
+        counts = [0, *(count for count in (4, 8, 16) if count < most), most]
         losses = torch.stack([cls._left_out(sample, folds, count) for count in counts])
+        if not losses.isfinite().all():  # next to constant: some of the rows are not spread at all
+            return cls.fit(sample, 0)
         worse = losses - losses[losses.mean(1).argmin()]
         good = worse.mean(1) <= worse.std(1) / len(sample) ** 0.5
         return cls.fit(sample, counts[int(good.int().argmax())])
