@@ -365,6 +365,18 @@ def test_a_confounder_of_what_is_set_alone_is_harmless():
     assert answer.why_not == {}
 
 
+def test_changing_an_answer_leaves_the_question_alone(mediator):
+    model, frame = mediator
+    rows = ccf.Batch(model.graph, frame.assign(note="kept"))
+    before, name = rows.frame.copy(), model.graph.attributes[0]
+    answer = ccf.counterfactual(model, rows, do={"dose": 5.0}).frame
+    assert list(answer) == list(before)
+    answer.loc[:, "note"] = "changed"
+    answer.iloc[0, list(answer).index(name)] = answer[name].iloc[1]
+    answer.loc[:, "dose"] = 0.0
+    pd.testing.assert_frame_equal(rows.frame, before)
+
+
 def test_a_counterfactual_category_is_not_identified_and_says_so(scm, mediator):
     model, frame = mediator
     rows = ccf.Batch(model.graph, frame)

@@ -11,6 +11,7 @@ two-sample problem and their power", Indagationes Mathematicae 14, 1952, calls z
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -28,7 +29,7 @@ _FLOOR = 0.01  # of the sample's standard deviation, for one of the noise: ties 
 
 def _most(rows: int) -> int:
     """Pieces that so many rows can tell."""
-    return min(_KNOTS, max(2, round(2 * rows ** (1 / 3))))
+    return min(_KNOTS, max(2, round(2 * math.cbrt(rows))))
 
 
 class NormalScore(Transform):  # type: ignore[misc]  # Pyro is untyped
