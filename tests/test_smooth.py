@@ -89,14 +89,16 @@ def test_it_has_derivatives(nodes):
 
 
 def test_normal_residuals_make_a_line_and_skewed_ones_do_not():
-    draw = RowGenerator(0, np.arange(4000, dtype=np.uint64), "residuals")
-    normal = 2 * draw.normal()
-    assert len(NormalScore.smoothest(normal).noise) == 2
-    assert len(NormalScore.smoothest(normal.exp()).noise) > 4
-    assert len(NormalScore.smoothest(normal[:5]).noise) == 2
+    lines = 0
+    for seed in range(12):
+        normal = 2 * RowGenerator(seed, np.arange(2000, dtype=np.uint64), "residuals").normal()
+        lines += len(NormalScore.likeliest(normal).noise) == 2
+        assert len(NormalScore.likeliest(normal.exp()).noise) > 4
+        assert len(NormalScore.likeliest(normal[:5]).noise) == 2
+    assert lines >= 11  # a map with pieces can be better by chance
 
 
 def test_residuals_that_are_hardly_spread_still_make_a_map():
     tied = torch.zeros(50, dtype=torch.float64)
     tied[10] = 1.0  # the rows without its fold are constant
-    assert len(NormalScore.smoothest(tied).noise) == 2
+    assert len(NormalScore.likeliest(tied).noise) == 2

@@ -82,9 +82,8 @@ class NormalScore(Transform):  # type: ignore[misc]  # Pyro is untyped
         return cls([end - 1, *z.tolist(), 1 - end], [float(x[0]) - left, *x.tolist(), float(x[-1]) + right])
 
     @classmethod
-    def smoothest(cls, sample: Tensor) -> Self:
-        """The map with the fewest pieces, none at all for a normal sample, under which rows left out are about as likely as
-        under the best: no more than one standard error worse.
+    def likeliest(cls, sample: Tensor) -> Self:
+        """The map, of no pieces or some, under which rows left out are most likely: a line for a normal sample.
 
         Args:
             sample: (row,), not constant, in no particular order.
@@ -96,9 +95,7 @@ class NormalScore(Transform):  # type: ignore[misc]  # Pyro is untyped
         losses = torch.stack([cls._left_out(sample, folds, count) for count in counts])
         if not losses.isfinite().all():  # next to constant: some of the rows are not spread at all
             return cls.fit(sample, 0)
-        worse = losses - losses[losses.mean(1).argmin()]
-        good = worse.mean(1) <= worse.std(1) / len(sample) ** 0.5
-        return cls.fit(sample, counts[int(good.int().argmax())])
+        return cls.fit(sample, counts[int(losses.mean(1).argmin())])
 
     @classmethod
     def _left_out(cls, sample: Tensor, folds: Tensor, pieces: int) -> Tensor:

@@ -243,7 +243,7 @@ class _Regressed(ContinuousMechanism):
                 spec["smooth"] = {"roles": roles, "waves": smooth.count}
             residual, self.fitted = torch.from_numpy(found.residual), found.fitted
             spec |= found.more
-        self._start({**spec, "residual": NormalScore.smoothest(residual).knots})
+        self._start({**spec, "residual": NormalScore.likeliest(residual).knots})
         self.smooth = smooth
 
     @abstractmethod
