@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from causalcf.errors import AbductionError, CausalCFError, DataError, GraphError, NotFittedError, StoreError
     from causalcf.evidence import Posterior, infer_missing
     from causalcf.graph import CausalGraph, Node, graph_names, load_graph
-    from causalcf.guidance import ClassifierFree, Decoupled, Guidance, Plain
+    from causalcf.guidance import ClassifierFree, Decoupled, Guidance, Plain, PlusPlus, Projected, Rescaled, Scheduled
     from causalcf.identify import (
         GraphCheck,
         Independence,
@@ -98,7 +98,7 @@ _HOME = {
     "errors": ("AbductionError", "CausalCFError", "DataError", "GraphError", "NotFittedError", "StoreError"),
     "evidence": ("Posterior", "infer_missing"),
     "graph": ("CausalGraph", "Node", "graph_names", "load_graph"),
-    "guidance": ("ClassifierFree", "Decoupled", "Guidance", "Plain"),
+    "guidance": ("ClassifierFree", "Decoupled", "Guidance", "Plain", "PlusPlus", "Projected", "Rescaled", "Scheduled"),
     "identify": (
         "GraphCheck",
         "Independence",

@@ -12,9 +12,16 @@ Every rule is a weighted sum of masked predictions whose coefficients sum to 1:
     Decoupled "paper"       eps(0) + sum_m w_m [eps(pa_m) - eps(0)]
     Decoupled "anchored"    eps(pa) + sum_m (w_m - 1) [eps(pa_m) - eps(0)]
     Decoupled "nested"      eps(pa) + sum_m (w_m - 1) [eps(pa) - eps(pa without pa_m)]
+    Scheduled               f(t) rule + (1 - f(t)) eps(pa)
 
 The paper's form takes the groups as independent given x_t; where they are not, its prediction at w = 1 is not eps(pa).
 The anchored and the nested form are exact at w = 1 and coincide with it where its assumption holds.
+
+Read as neutral prediction plus one difference a group, eps_1 + sum_m (w_m - 1) d_m, a rule can be adjusted group by group:
+
+    Projected (APG)         d_m without most of what is parallel to the neutral prediction, and no longer than a norm
+    Rescaled                the contribution of group m keeps the standard deviation of the neutral prediction
+    PlusPlus (CFG++)        guided in what is denoised, neutral in what is noised again
 
 J. Ho, T. Salimans, "Classifier-Free Diffusion Guidance", 2022, https://arxiv.org/abs/2207.12598; T. Xia, F. De Sousa
 Ribeiro, R. R. Rasal, A. Kori, R. Mehta, B. Glocker, "Decoupled Classifier-Free Guidance for Counterfactual Diffusion
@@ -23,27 +30,53 @@ Models", 2025, https://arxiv.org/abs/2506.14399.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
+
+import numpy as np
+import torch
 
 from causalcf.errors import DataError
 
-__all__ = ["ClassifierFree", "Decoupled", "Form", "Guidance", "Plain", "Shown", "guidance_from_dict"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Adjusted",
+    "ClassifierFree",
+    "Decoupled",
+    "Difference",
+    "Form",
+    "Grouped",
+    "Guidance",
+    "Noisy",
+    "Plain",
+    "PlusPlus",
+    "Projected",
+    "Rescaled",
+    "Scheduled",
+    "Shown",
+    "Weight",
+    "guidance_from_dict",
+]
 
 Shown = frozenset[str]
 Form = Literal["paper", "anchored", "nested"]
+Weight = float | Sequence[float]
+"""One number, or one a row of the batch that is asked about."""
 
 
 class Guidance(ABC):
     """A rule that says which masked predictions to combine, and how."""
 
     @abstractmethod
-    def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, float]:
-        """The coefficient of every masked prediction; they sum to 1 and none is zero.
+    def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, Any]:
+        """The coefficient of every masked prediction, a number or one a row; they sum to 1 and none is zero.
 
         Args:
             parents: of the image, all of them.
@@ -51,63 +84,123 @@ class Guidance(ABC):
             t: the training timestep, so that a rule may depend on it.
         """
 
+    @property
+    def by_moved(self) -> bool:
+        """Whether `changed` should be the parents whose value moved in the row, instead of those that the graph reaches."""
+        return False
+
+    def rows(self, rows: slice, total: int) -> Self:
+        """This rule for some of the rows of a batch; itself unless it has a weight a row.
+
+        Args:
+            rows: which ones.
+            total: how many rows the batch has, which a weight a row must have too.
+        """
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """The rule as JSON; `guidance_from_dict` reads it back."""
-        return {"rule": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        saved: dict[str, Any] = {"rule": type(self).__name__}
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            if isinstance(value, np.ndarray):
+                raise DataError(f"{entry.name} has a weight a row: it belongs to an answer and cannot be stored with a model.")
+            saved[entry.name] = value.to_dict() if isinstance(value, Guidance) else value
+        return saved
 
 
-def _collect(terms: Sequence[tuple[Shown, float]]) -> dict[Shown, float]:
+def _collect(terms: Sequence[tuple[Shown, Any]]) -> dict[Shown, Any]:
     """Add up the coefficients of equal predictions and drop those that cancel."""
-    total: defaultdict[Shown, float] = defaultdict(float)
+    total: defaultdict[Shown, Any] = defaultdict(float)
     for shown, coefficient in terms:
-        total[shown] += coefficient
-    return {shown: coefficient for shown, coefficient in total.items() if abs(coefficient) > 1e-12}
+        total[shown] = total[shown] + coefficient
+    return {shown: coefficient for shown, coefficient in total.items() if np.any(np.abs(coefficient) > 1e-12)}
 
 
-def _check_weights(weights: Mapping[str, float]) -> None:
-    for name, weight in weights.items():
-        if not math.isfinite(weight):
-            raise DataError(f"the guidance weight of '{name}' is {weight}: it takes a finite number, 1 being neutral.")
+def _checked(name: str, weight: Any) -> Any:
+    """A weight as a float, or as an array of one a row."""
+    given = np.asarray(weight, dtype=np.float64)
+    if given.ndim > 1 or not np.isfinite(given).all():
+        raise DataError(f"the guidance weight of '{name}' is {weight}: it takes finite numbers, one or one a row; 1 is neutral.")
+    return float(given) if given.ndim == 0 else given
+
+
+def _some(name: str, weight: Any, rows: slice, total: int) -> Any:
+    """Some rows of a weight."""
+    if not isinstance(weight, np.ndarray):
+        return weight
+    if len(weight) != total:
+        raise DataError(f"the guidance weight of '{name}' has {len(weight)} values, the batch has {total} rows. Give one a row.")
+    return weight[rows]
+
+
+class Difference(NamedTuple):
+    """What one group adds to the neutral prediction: extra [eps(more) - eps(less)]."""
+
+    more: Shown
+    less: Shown
+    extra: Any
+
+
+class Grouped(Guidance):
+    """A rule that is a neutral prediction and one weighted difference a group."""
+
+    @abstractmethod
+    def parts(self, parents: Sequence[str], changed: Shown, t: int) -> tuple[dict[Shown, Any], list[Difference]]:
+        """The neutral prediction, weights at 1, as coefficients that sum to 1; and what every group adds to it."""
+
+    def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, Any]:
+        neutral, differences = self.parts(parents, changed, t)
+        terms = list(neutral.items())
+        for more, less, extra in differences:
+            terms += [(more, extra), (less, -extra)]
+        return _collect(terms)
 
 
 @dataclass(frozen=True)
 class Plain(Guidance):
     """The plain conditional: all parents shown, one pass."""
 
-    def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, float]:
+    def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, Any]:
         return {frozenset(parents): 1.0}
 
 
 @dataclass(frozen=True)
-class ClassifierFree(Guidance):
+class ClassifierFree(Grouped):
     """Classifier-free guidance: one weight for all parents, moved or not, so that it drags the invariant ones along.
 
     Without an intervention there is nothing to guide and the prediction is the plain conditional.
     """
 
-    weight: float = 2.0
+    weight: Weight = 2.0
 
     def __post_init__(self) -> None:
-        _check_weights({"weight": self.weight})
+        object.__setattr__(self, "weight", _checked("weight", self.weight))
 
-    def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, float]:
-        weight = self.weight if changed else 1.0
-        return _collect([(frozenset(parents), weight), (frozenset(), 1 - weight)])
+    def rows(self, rows: slice, total: int) -> Self:
+        return replace(self, weight=_some("weight", self.weight, rows, total))
+
+    def parts(self, parents: Sequence[str], changed: Shown, t: int) -> tuple[dict[Shown, Any], list[Difference]]:
+        everything, nothing = frozenset(parents), frozenset[str]()
+        weight: Any = self.weight
+        return {everything: 1.0}, [Difference(everything, nothing, weight - 1)] if changed else []
 
 
 @dataclass(frozen=True)
-class Decoupled(Guidance):
+class Decoupled(Grouped):
     """Decoupled classifier-free guidance: the affected and the invariant parents have weights of their own.
 
-    The affected parents are those in the graph's descendants of the intervention. Where every parent is affected, each
-    becomes a group of its own, because two groups would be classifier-free guidance again.
-
     Args:
-        weight: of the affected parents; above 1 overshoots on purpose, 1 is neutral.
+        weight: of the affected parents; above 1 overshoots on purpose, 1 is neutral. As every weight here, one number or one a
+            row.
         invariant: weight of the invariant parents.
         form: see the module.
-        weights: a weight for some attributes by name, each then a group of its own when it is affected; the affected
-            attributes not named here keep `weight`.
+        weights: a weight for some attributes, or groups, by name. An attribute is then a group of its own when it is affected;
+            the affected attributes not named here keep `weight`.
+        groups: which parents are guided together. `graph`, the paper's rule: those that descend from the intervention, and the
+            rest. `moved`: a parent that descends from it but whose value did not move in a row counts as invariant there. A
+            mapping of names to parents: these, each affected when one of its parents is, and the others as by `graph`. Where
+            every parent is affected, each is a group of its own, because two groups would be classifier-free guidance again.
 
     Example:
         >>> Decoupled(2.0, form="nested").terms(["age", "sex"], frozenset({"sex"}), 0) == {
@@ -115,57 +208,319 @@ class Decoupled(Guidance):
         True
     """
 
-    weight: float = 2.0
-    invariant: float = 1.0
+    weight: Weight = 2.0
+    invariant: Weight = 1.0
     form: Form = "anchored"
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    groups: Literal["graph", "moved"] | Mapping[str, Sequence[str]] = "graph"
 
     def __post_init__(self) -> None:
-        _check_weights({"weight": self.weight, "invariant": self.invariant, **self.weights})
+        for name in ("weight", "invariant"):
+            object.__setattr__(self, name, _checked(name, getattr(self, name)))
+        object.__setattr__(self, "weights", {name: _checked(name, weight) for name, weight in self.weights.items()})
         if self.form not in get_args(Form):
             raise DataError(f"guidance has no form '{self.form}'. Forms are: {', '.join(get_args(Form))}.")
+        if isinstance(self.groups, str):
+            if self.groups not in ("graph", "moved"):
+                raise DataError(f"guidance has no groups '{self.groups}'. Give graph, moved, or a mapping of names to parents.")
+            return
+        object.__setattr__(self, "groups", {name: list(members) for name, members in self.groups.items()})
+        members = [parent for group in self._explicit.values() for parent in group]
+        twice = sorted({parent for parent in members if members.count(parent) > 1})
+        if twice:
+            raise DataError(f"guidance has {', '.join(twice)} in two groups. A parent is in one at most.")
 
-    def _groups(self, parents: Sequence[str], changed: Shown) -> list[tuple[Shown, float]]:
-        unknown = sorted(set(self.weights) - set(parents))
+    @property
+    def _explicit(self) -> Mapping[str, Sequence[str]]:
+        return {} if isinstance(self.groups, str) else self.groups
+
+    @property
+    def by_moved(self) -> bool:
+        return self.groups == "moved"
+
+    def rows(self, rows: slice, total: int) -> Self:
+        return replace(
+            self,
+            weight=_some("weight", self.weight, rows, total),
+            invariant=_some("invariant", self.invariant, rows, total),
+            weights={name: _some(name, weight, rows, total) for name, weight in self.weights.items()},
+        )
+
+    def _weighted(self, parents: Sequence[str], changed: Shown) -> list[tuple[Shown, Any]]:
+        """The groups and their weights."""
+        members = {parent for group in self._explicit.values() for parent in group}
+        unknown = sorted((members - set(parents)) | (set(self.weights) - set(parents) - set(self._explicit)))
         if unknown:
             raise DataError(
-                f"guidance has a weight for {', '.join(unknown)}, which is no parent of the image. "
+                f"guidance has a weight or a group for {', '.join(unknown)}, which is no parent of the image. "
                 f"Its parents are: {', '.join(parents)}."
             )
-        affected = [name for name in parents if name in changed]
-        rest = [name for name in parents if name not in changed]
-        groups = [(frozenset({name}), self.weights[name]) for name in affected if name in self.weights]
-        others = [name for name in affected if name not in self.weights]
-        if others and not rest:
-            groups += [(frozenset({name}), self.weight) for name in others]
-        elif others:
-            groups.append((frozenset(others), self.weight))
+        found: list[tuple[Shown, Any]] = []
+        for name, group in self._explicit.items():
+            found.append((frozenset(group), self.weights.get(name, self.weight) if changed & set(group) else self.invariant))
+        single = [name for name in parents if name in changed and name in self.weights and name not in members]
+        found += [(frozenset({name}), self.weights[name]) for name in single]
+        affected = [name for name in parents if name in changed and name not in members and name not in self.weights]
+        rest = [name for name in parents if name not in changed and name not in members]
+        if affected and not rest and not self._explicit:
+            found += [(frozenset({name}), self.weight) for name in affected]
+        elif affected:
+            found.append((frozenset(affected), self.weight))
         if rest:
-            groups.append((frozenset(rest), self.invariant))
-        return groups
+            found.append((frozenset(rest), self.invariant))
+        return found
 
-    def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, float]:
+    def parts(self, parents: Sequence[str], changed: Shown, t: int) -> tuple[dict[Shown, Any], list[Difference]]:
         everything, nothing = frozenset(parents), frozenset[str]()
         if not changed:
-            return {everything: 1.0}
-        groups = self._groups(parents, changed)
+            return {everything: 1.0}, []
+        groups = self._weighted(parents, changed)
+        neutral: dict[Shown, Any] = {everything: 1.0}
         if self.form == "paper":
-            terms = [(nothing, 1.0)]
-            for group, weight in groups:
-                terms += [(group, weight), (nothing, -weight)]
-        else:
-            terms = [(everything, 1.0)]
-            for group, weight in groups:
-                more, less = (group, nothing) if self.form == "anchored" else (everything, everything - group)
-                terms += [(more, weight - 1), (less, 1 - weight)]
-        return _collect(terms)
+            neutral = _collect([(nothing, 1.0 - len(groups)), *((group, 1.0) for group, _ in groups)])
+        differences = [
+            Difference(everything, everything - group, weight - 1)
+            if self.form == "nested"
+            else Difference(group, nothing, weight - 1)
+            for group, weight in groups
+        ]
+        return neutral, [difference for difference in differences if np.any(np.abs(difference.extra) > 1e-12)]
+
+
+@dataclass(frozen=True)
+class Scheduled(Grouped):
+    """A rule whose strength depends on the noise: f(t) of the rule and 1 - f(t) of the plain conditional.
+
+    Args:
+        inner: the rule.
+        interval: the training timesteps, 0 (clean) to 999 (noise), between which it holds, both included; outside it there is one
+            plain pass. T. Kynkäänniemi et al., "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality
+            in Diffusion Models", NeurIPS 2024, https://arxiv.org/abs/2404.07724.
+        points: f as (timestep, factor), linear between them and constant beyond; 1 everywhere unless told.
+    """
+
+    inner: Grouped
+    interval: tuple[int, int] | None = None
+    points: Sequence[tuple[float, float]] = ((0, 1.0),)
+
+    def __post_init__(self) -> None:
+        points = tuple((float(t), float(factor)) for t, factor in self.points)
+        if not points or not np.isfinite(points).all() or any(a[0] >= b[0] for a, b in itertools.pairwise(points)):
+            raise DataError(f"the points of a schedule are {self.points}: give (timestep, factor) with rising timesteps.")
+        object.__setattr__(self, "points", points)
+        if self.interval is not None:
+            low, high = self.interval
+            if not 0 <= low <= high:
+                raise DataError(f"the interval of a schedule is {self.interval}: give a first and a last timestep, from 0 up.")
+            object.__setattr__(self, "interval", (int(low), int(high)))
+
+    @property
+    def by_moved(self) -> bool:
+        return self.inner.by_moved
+
+    def rows(self, rows: slice, total: int) -> Self:
+        return replace(self, inner=self.inner.rows(rows, total))
+
+    def factor(self, t: int) -> float:
+        """f(t)."""
+        if self.interval is not None and not self.interval[0] <= t <= self.interval[1]:
+            return 0.0
+        times, factors = zip(*self.points, strict=True)
+        return float(np.interp(t, times, factors))
+
+    def parts(self, parents: Sequence[str], changed: Shown, t: int) -> tuple[dict[Shown, Any], list[Difference]]:
+        factor, plain = self.factor(t), (frozenset(parents), 1.0)
+        if not factor:
+            return dict([plain]), []
+        neutral, differences = self.inner.parts(parents, changed, t)
+        mixed = _collect([*((shown, factor * c) for shown, c in neutral.items()), (plain[0], 1 - factor)])
+        return mixed, [Difference(more, less, factor * extra) for more, less, extra in differences]
+
+
+class Noisy(NamedTuple):
+    """A noisy image and its place among the levels.
+
+    Attributes:
+        image: x_t, (row, channel, height, width).
+        alpha, sigma: signal and noise in it.
+        below: sigma / alpha of the next, less noisy level.
+    """
+
+    image: Tensor
+    alpha: float
+    sigma: float
+    below: float
+
+
+class Adjusted(Guidance):
+    """A rule on top of another one, not linear in the predictions, applied to the difference of every group by itself."""
+
+    inner: Grouped
+
+    @property
+    def by_moved(self) -> bool:
+        return self.inner.by_moved
+
+    def rows(self, rows: slice, total: int) -> Self:
+        return replace(self, inner=self.inner.rows(rows, total))  # type: ignore[type-var]
+
+    def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, Any]:
+        """The coefficients of the rule beneath, before the adjustment."""
+        return self.inner.terms(parents, changed, t)
+
+    def masks(self, parents: Sequence[str], changed: Shown, t: int) -> list[Shown]:
+        """The masked predictions that `combine` needs."""
+        neutral, differences = self.inner.parts(parents, changed, t)
+        needed = [*neutral, *(mask for more, less, _ in differences for mask in (more, less))]
+        return list(dict.fromkeys(needed))
+
+    def combine(
+        self,
+        predicted: Mapping[Shown, Tensor],
+        parents: Sequence[str],
+        changed: Shown,
+        t: int,
+        noisy: Noisy,
+        memory: dict[Any, Tensor],
+    ) -> Tensor:
+        """The guided noise prediction, (row, channel, height, width).
+
+        Args:
+            predicted: the noise predictions of `masks`.
+            parents, changed, t: as in `terms`.
+            noisy: what was predicted from.
+            memory: empty at the first level, then what the rule left there.
+        """
+        coefficients, differences = self.inner.parts(parents, changed, t)
+        neutral = sum((_column(c, noisy.image) * predicted[shown] for shown, c in coefficients.items()), torch.zeros(()))
+        guided = neutral
+        for more, less, extra in differences:
+            extra = _column(extra, noisy.image)
+            guided = guided + self.contribution(neutral, predicted[more] - predicted[less], extra, noisy, memory, (more, less))
+        return guided
+
+    @abstractmethod
+    def contribution(
+        self, neutral: Tensor, difference: Tensor, extra: Any, noisy: Noisy, memory: dict[Any, Tensor], key: Any
+    ) -> Tensor:
+        """What a group adds to the neutral noise prediction, in place of extra * difference."""
+
+
+def _column(coefficient: Any, like: Tensor) -> Any:
+    """A coefficient a row, to be multiplied with images."""
+    if isinstance(coefficient, np.ndarray):
+        return torch.as_tensor(coefficient, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))
+    return coefficient
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of two images of every row."""
+    return (a * b).sum(dim=tuple(range(1, a.dim())), keepdim=True)
+
+
+@dataclass(frozen=True)
+class Projected(Adjusted):
+    """Adaptive projected guidance: of a group's difference, mostly the part that is orthogonal to the neutral prediction.
+
+    The part parallel to it oversaturates. All in terms of the predicted clean image. S. Sadat, O. Hilliges, R. M. Weber,
+    "Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion Models", ICLR 2025,
+    https://arxiv.org/abs/2410.02416.
+
+    Args:
+        inner: the rule.
+        parallel: how much of the parallel part is kept; 1 keeps all.
+        norm: no difference is longer than this, in units of the image, -1 to 1, over all pixels; infinite for no limit.
+        momentum: how much of the earlier levels' differences is added; negative pushes away from them.
+    """
+
+    inner: Grouped
+    parallel: float = 0.0
+    norm: float = 15.0
+    momentum: float = -0.5
+
+    def __post_init__(self) -> None:
+        if not (self.norm > 0 and math.isfinite(self.parallel) and -1 < self.momentum < 1):
+            raise DataError(
+                f"projected guidance has norm={self.norm}, parallel={self.parallel}, momentum={self.momentum}: norm is above 0, "
+                "parallel is finite and momentum is between -1 and 1."
+            )
+
+    def contribution(
+        self, neutral: Tensor, difference: Tensor, extra: Any, noisy: Noisy, memory: dict[Any, Tensor], key: Any
+    ) -> Tensor:
+        scale = -noisy.sigma / noisy.alpha  # of a noise prediction to the clean image that it stands for
+        step = scale * difference
+        if self.momentum and key in memory:
+            step = step + self.momentum * memory[key]
+        memory[key] = step
+        length = _inner(step, step).sqrt()
+        step = step * (self.norm / length.clamp(min=1e-12)).clamp(max=1.0)
+        clean = (noisy.image - noisy.sigma * neutral) / noisy.alpha
+        along = _inner(step, clean) / _inner(clean, clean).clamp(min=1e-12) * clean
+        kept: Tensor = extra * (step - along + self.parallel * along) / scale
+        return kept
+
+
+@dataclass(frozen=True)
+class Rescaled(Adjusted):
+    """Guidance rescale: what a group adds leaves the standard deviation of the prediction as it was.
+
+    S. Lin, B. Liu, J. Li, X. Yang, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", WACV 2024,
+    https://arxiv.org/abs/2305.08891.
+
+    Args:
+        inner: the rule.
+        factor: 0 is the rule as it is, 1 rescales in full.
+    """
+
+    inner: Grouped
+    factor: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.factor <= 1:
+            raise DataError(f"guidance rescale has factor={self.factor}: it is between 0 and 1.")
+
+    def contribution(
+        self, neutral: Tensor, difference: Tensor, extra: Any, noisy: Noisy, memory: dict[Any, Tensor], key: Any
+    ) -> Tensor:
+        guided = neutral + extra * difference
+        dims = tuple(range(1, neutral.dim()))
+        ratio = neutral.std(dims, keepdim=True) / guided.std(dims, keepdim=True).clamp(min=1e-12)
+        added: Tensor = (self.factor * ratio + 1 - self.factor) * guided - neutral
+        return added
+
+
+@dataclass(frozen=True)
+class PlusPlus(Adjusted):
+    """CFG++: the guided prediction says what is denoised, the neutral one what is noised again.
+
+    In a DDIM step z' = z - s eps_guided + s' eps_neutral with s = sigma / alpha, so a group adds s / (s - s') times as much as
+    without it: weights are small here, 1.1 rather than 2. Where the paper noises with the prediction that hides everything,
+    this one takes the neutral prediction, so that weights of 1 stay neutral. H. Chung, J. Kim, G. Y. Park, H. Nam, J. C. Ye,
+    "CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models", ICLR 2025, https://arxiv.org/abs/2406.08070.
+    """
+
+    inner: Grouped
+
+    def contribution(
+        self, neutral: Tensor, difference: Tensor, extra: Any, noisy: Noisy, memory: dict[Any, Tensor], key: Any
+    ) -> Tensor:
+        here = noisy.sigma / noisy.alpha
+        added: Tensor = extra * difference * (here / (here - noisy.below))
+        return added
+
+
+_RULES: dict[str, type[Guidance]] = {
+    rule.__name__: rule for rule in (Plain, ClassifierFree, Decoupled, Scheduled, Projected, Rescaled, PlusPlus)
+}
 
 
 def guidance_from_dict(saved: Mapping[str, Any]) -> Guidance:
     """The rule that `Guidance.to_dict` wrote."""
-    rules: dict[str, type[Guidance]] = {rule.__name__: rule for rule in (Plain, ClassifierFree, Decoupled)}
     settings = dict(saved)
     name = settings.pop("rule", None)
-    if name not in rules:
-        raise DataError(f"no guidance rule '{name}'. Rules are: {', '.join(rules)}.")
-    return rules[name](**settings)
+    if name not in _RULES:
+        raise DataError(f"no guidance rule '{name}'. Rules are: {', '.join(_RULES)}.")
+    if "inner" in settings:
+        settings["inner"] = guidance_from_dict(settings["inner"])
+    return _RULES[name](**settings)

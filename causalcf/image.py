@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -26,12 +26,14 @@ from causalcf.attributes.base import describe_parents
 from causalcf.denoiser import AttributeSplitUNet
 from causalcf.errors import AbductionError, NotFittedError
 from causalcf.graph import Node
-from causalcf.guidance import Guidance, Plain, guidance_from_dict
+from causalcf.guidance import Adjusted, Guidance, Noisy, Plain, Shown, guidance_from_dict
 from causalcf.mechanism import Mechanism, Parents
 from causalcf.seeds import RowGenerator
-from causalcf.solvers import Levels, fixed_point_inversion, sample
+from causalcf.solvers import Levels, Prediction, fixed_point_inversion, noise_from_output, sample
 
 __all__ = ["Diffusion"]
+
+_NEGLIGIBLE = 1e-12  # weight of a masked prediction below which it is not evaluated
 
 
 class Diffusion(Mechanism):
@@ -45,6 +47,10 @@ class Diffusion(Mechanism):
         hide_all: in training, the probability that all parents are hidden together.
         hide_one: in training, the probability that a parent is hidden by itself, so that every mask which guidance asks
             for is in distribution; 0 is the paper's scheme.
+        min_snr: in training, weights the error by the signal-to-noise ratio, but by no more than this; 5 is usual, None is all
+            alike. T. Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023,
+            https://arxiv.org/abs/2303.09556.
+        prediction: what the network predicts, by diffusers' names: `v_prediction`, `epsilon` or `sample` (the clean image).
         denoiser: a trained network; given when a saved mechanism is loaded.
     """
 
@@ -62,14 +68,20 @@ class Diffusion(Mechanism):
         tolerance: float = 3e-3,
         hide_all: float = 0.1,
         hide_one: float = 0.1,
+        min_snr: float | None = None,
+        prediction: Prediction = "v_prediction",
         denoiser: AttributeSplitUNet | None = None,
     ) -> None:
         super().__init__()
         self.network: dict[str, Any] = {"channels": list(channels), "patch": patch, "layers": layers, "attention": attention}
-        self.tolerance, self.hide_all, self.hide_one = tolerance, hide_all, hide_one
+        self.tolerance, self.hide_all, self.hide_one, self.min_snr = tolerance, hide_all, hide_one, min_snr
         self.denoiser = denoiser
         self.scheduler = DDIMScheduler(
-            num_train_timesteps=1000, beta_schedule="linear", clip_sample=False, timestep_spacing="trailing"
+            num_train_timesteps=1000,
+            beta_schedule="linear",
+            clip_sample=False,
+            timestep_spacing="trailing",
+            prediction_type=prediction,
         )
         self.guidance = guidance or Plain()
         self.steps = steps
@@ -92,6 +104,10 @@ class Diffusion(Mechanism):
             raise NotFittedError("this Diffusion was never fitted. Call causalcf.fit(scm, batch) first.")
         return self.denoiser
 
+    @property
+    def by_moved(self) -> bool:
+        return self.guidance.by_moved
+
     def configured(self, *, guidance: Guidance | None = None, steps: int | None = None) -> Self:
         other = copy.copy(self)
         if guidance is not None:
@@ -99,6 +115,11 @@ class Diffusion(Mechanism):
         if steps is not None:
             other.steps, other.levels = steps, Levels.from_scheduler(self.scheduler, steps, spacing="quadratic")
         return other
+
+    def _noise_in(self, image: Tensor, timestep: int, output: Tensor) -> Tensor:
+        """The noise prediction that the network's output, or a combination of outputs whose weights sum to 1, stands for."""
+        signal = float(self.scheduler.alphas_cumprod[timestep])
+        return noise_from_output(image, output, signal**0.5, (1 - signal) ** 0.5, self.scheduler.config.prediction_type)
 
     def noise_prior(self) -> dist.TorchDistribution:
         return cast(dist.TorchDistribution, dist.Normal(torch.zeros(self._fitted().shape), 1.0).to_event(3))
@@ -113,7 +134,7 @@ class Diffusion(Mechanism):
         def eps(image: Tensor, timestep: int, rows: Tensor) -> Tensor:
             time = torch.full((len(rows),), timestep)
             given = {name: parents[name][rows] for name in denoiser.names}
-            return cast(Tensor, denoiser(image, time, given, everything[rows]))
+            return self._noise_in(image, timestep, denoiser(image, time, given, everything[rows]))
 
         with torch.inference_mode():
             noise, trace = fixed_point_inversion(value.float(), self.levels, eps, tolerance=self.tolerance)
@@ -126,34 +147,86 @@ class Diffusion(Mechanism):
         return noise.clone()
 
     def predict(self, noise: Tensor, parents: Parents, *, changed: frozenset[str] = frozenset()) -> Tensor:
-        denoiser = self._fitted()
-        rows = len(noise)
+        names, guidance, memory = self._fitted().names, self.guidance, dict[Any, Tensor]()
+        places = {timestep: place for place, timestep in enumerate(self.levels.timesteps)}
 
         def eps(image: Tensor, timestep: int, _: Tensor) -> Tensor:
-            terms = self.guidance.terms(denoiser.names, changed, timestep)
-            masks = torch.tensor([[name in shown for name in denoiser.names] for shown in terms])
-            predicted = denoiser(
-                image.repeat(len(terms), 1, 1, 1),
-                torch.full((rows * len(terms),), timestep),
-                {name: parents[name].repeat(len(terms)) for name in denoiser.names},
-                masks.repeat_interleave(rows, dim=0),
-            )
-            weights = predicted.new_tensor(list(terms.values())).view(-1, 1, 1, 1, 1)
-            return cast(Tensor, (weights * predicted.unflatten(0, (len(terms), rows))).sum(0))
+            if not isinstance(guidance, Adjusted):
+                terms = guidance.terms(names, changed, timestep)
+                return self._noise_in(image, timestep, self._weighted_output(image, timestep, parents, terms))
+            masks = guidance.masks(names, changed, timestep)
+            times = len(masks)
+            given = {name: value.repeat(times) for name, value in parents.items()}
+            outputs = self._outputs(image.repeat(times, 1, 1, 1), timestep, given, masks, [len(image)] * times)
+            shares = torch.split(outputs, len(image))
+            predicted = {mask: self._noise_in(image, timestep, share) for mask, share in zip(masks, shares, strict=True)}
+            return guidance.combine(predicted, names, changed, timestep, self._noisy(image, places[timestep]), memory)
 
         with torch.inference_mode():
             image = sample(noise.float(), self.levels, eps)
         return image.clamp(-1, 1).clone()
 
-    def loss(self, value: Tensor, parents: Parents, *, generator: torch.Generator) -> Tensor:
+    def _noisy(self, image: Tensor, place: int) -> Noisy:
+        alphas, sigmas = self.levels.alphas, self.levels.sigmas
+        return Noisy(image, alphas[place + 1], sigmas[place + 1], sigmas[place] / alphas[place])
+
+    def _weighted_output(self, image: Tensor, timestep: int, parents: Parents, terms: Mapping[Shown, Any]) -> Tensor:
+        """The weighted sum of masked outputs: every (row, mask) with a weight is evaluated, all in one pass."""
+        weights = torch.stack([torch.as_tensor(c, dtype=torch.float32).expand(len(image)) for c in terms.values()])
+        term, row = (weights.abs() > _NEGLIGIBLE).nonzero(as_tuple=True)
+        masks = list(terms)
+        counts = [int((term == place).sum()) for place in range(len(masks))]
+        outputs = self._outputs(image[row], timestep, {name: value[row] for name, value in parents.items()}, masks, counts)
+        return torch.zeros_like(image).index_add_(0, row, weights[term, row].view(-1, 1, 1, 1) * outputs)
+
+    def _outputs(self, image: Tensor, timestep: int, parents: Parents, masks: Sequence[Shown], counts: Sequence[int]) -> Tensor:
+        """The network's output where the first rows show the first mask's parents, and so on; so many rows each."""
         denoiser = self._fitted()
-        rows = len(value)
-        time = torch.randint(0, len(self.scheduler.alphas_cumprod), (rows,), generator=generator)
+        shown = torch.tensor([[name in mask for name in denoiser.names] for mask in masks], dtype=torch.bool)
+        shown = shown.repeat_interleave(torch.tensor(counts), dim=0)
+        given = {name: parents[name] for name in denoiser.names}
+        return cast(Tensor, denoiser(image, torch.full((len(image),), timestep), given, shown))
+
+    def loss(self, value: Tensor, parents: Parents, *, generator: torch.Generator) -> Tensor:
+        rows, names = len(value), self._fitted().names
+        # as the levels of abduction and prediction are spaced: most of them near the clean image
+        time = (len(self.scheduler.alphas_cumprod) * torch.rand(rows, generator=generator).square()).long()
         noise = torch.randn(value.shape, generator=generator)
-        hidden = torch.rand(rows, len(denoiser.names), generator=generator) < self.hide_one
+        hidden = torch.rand(rows, len(names), generator=generator) < self.hide_one
         hidden |= torch.rand(rows, 1, generator=generator) < self.hide_all
-        noisy = self.scheduler.add_noise(value, noise, time)
-        return cast(Tensor, (denoiser(noisy, time, parents, ~hidden) - noise).square().flatten(1).mean(1))
+        return self._weight(time) * self._error(value, parents, noise, time, ~hidden)
+
+    def validation_losses(self, value: Tensor, parents: Parents, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """The unweighted loss of every row under every kind of mask, all under the same noise, by the mask's name.
+
+        That a parent is worth showing is what separates `only age` from `none` and `all` from `without age`.
+        """
+        names = self._fitted().names
+        time = (len(self.scheduler.alphas_cumprod) * torch.rand(len(value), generator=generator).square()).long()
+        noise = torch.randn(value.shape, generator=generator)
+        shown = {"all": set(names), "none": set()}
+        if len(names) > 1:
+            shown |= {f"only {name}": {name} for name in names} | {f"without {name}": set(names) - {name} for name in names}
+        masks = {key: torch.tensor([name in kept for name in names], dtype=torch.bool) for key, kept in shown.items()}
+        with torch.inference_mode():
+            return {
+                key: self._error(value, parents, noise, time, mask.expand(len(value), -1)).clone() for key, mask in masks.items()
+            }
+
+    def _error(self, value: Tensor, parents: Parents, noise: Tensor, time: Tensor, shown: Tensor) -> Tensor:
+        """Mean squared error of the network's output, (row,)."""
+        output = self._fitted()(self.scheduler.add_noise(value, noise, time), time, parents, shown)
+        wanted = {"epsilon": noise, "sample": value, "v_prediction": self.scheduler.get_velocity(value, noise, time)}
+        return cast(Tensor, (output - wanted[self.scheduler.config.prediction_type]).square().flatten(1).mean(1))
+
+    def _weight(self, time: Tensor) -> Tensor:
+        """What a row's error counts in training: 1, or with `min_snr` its signal-to-noise ratio, at most that much."""
+        if self.min_snr is None:
+            return torch.ones(len(time))
+        signal = self.scheduler.alphas_cumprod[time]
+        ratio = signal / (1 - signal)
+        against = {"epsilon": ratio, "sample": 1.0, "v_prediction": ratio + 1}  # what the error is in units of that of x_0
+        return cast(Tensor, ratio.clamp(max=self.min_snr) / against[self.scheduler.config.prediction_type])
 
     def save(self, directory: Path) -> None:
         denoiser = copy.deepcopy(self._fitted()).half()
@@ -164,6 +237,7 @@ class Diffusion(Mechanism):
             "tolerance": self.tolerance,
             "hide_all": self.hide_all,
             "hide_one": self.hide_one,
+            "min_snr": self.min_snr,
             "guidance": self.guidance.to_dict(),
             **self.network,
         }
@@ -173,6 +247,7 @@ class Diffusion(Mechanism):
     def load(cls, directory: Path) -> Self:
         settings: dict[str, Any] = json.loads((directory / "mechanism.json").read_text())
         settings["guidance"] = guidance_from_dict(settings["guidance"])
+        settings["prediction"] = json.loads((directory / "scheduler" / "scheduler_config.json").read_text())["prediction_type"]
         denoiser = AttributeSplitUNet.from_pretrained(directory / "denoiser", torch_dtype=torch.float32, low_cpu_mem_usage=False)
         denoiser.unet.to(memory_format=torch.channels_last)
         return cls(denoiser=denoiser, **settings).eval()

@@ -44,6 +44,11 @@ class Mechanism(nn.Module, ABC):
     exact: ClassVar[bool] = True
     identified: ClassVar[bool] = True
 
+    @property
+    def by_moved(self) -> bool:
+        """Whether `changed` of `predict` should be the parents that moved in the row, not all that the intervention reaches."""
+        return False
+
     @abstractmethod
     def noise_prior(self) -> TorchDistribution:
         """The distribution of one row of noise."""

@@ -175,8 +175,8 @@ def _doubts(scm: SCM, do: Collection[str], changed: frozenset[str]) -> dict[str,
 class _Answer:
     """One scenario while its chunks come in."""
 
-    def __init__(self, scm: SCM, factual: Batch, do: Do, seed: int) -> None:
-        self.scm, self.factual, self.seed = scm, factual, seed
+    def __init__(self, scm: SCM, factual: Batch, do: Do, guidance: Guidance | None, seed: int) -> None:
+        self.scm, self.factual, self.guidance, self.seed = scm, factual, guidance, seed
         self.do = resolve(scm.graph, do, factual.frame, seed=seed)
         self.changed = scm.graph.descendants(do)
         self.doubts = _doubts(scm, self.do, self.changed)
@@ -193,7 +193,10 @@ class _Answer:
 
     def add(self, noise: Mapping[str, Tensor], fact: Mapping[str, Tensor], rows: slice) -> None:
         actions = self.scm.actions(self.do, self.factual.frame.index, rows, self.seed)
-        values = self.scm.predict(noise, actions, fact)
+        scm = self.scm
+        if self.guidance is not None:  # it may have a weight a row
+            scm = scm.configured(guidance=self.guidance.rows(rows, len(self.factual)))
+        values = scm.predict(noise, actions, fact)
         for name in self.changed:
             if name in values:
                 node = self.scm.graph.node(name)
@@ -285,7 +288,7 @@ def counterfactual(
     if factual.incomplete.any():
         found = _partial(scm, factual, [do] if isinstance(do, Mapping) else do, draws, seed, progress)
         return found[0] if isinstance(do, Mapping) else found
-    answers = [_Answer(scm, factual, scenario, seed) for scenario in ([do] if isinstance(do, Mapping) else do)]
+    answers = [_Answer(scm, factual, scenario, guidance, seed) for scenario in ([do] if isinstance(do, Mapping) else do)]
     nodes = set().union(*(answer.predicted for answer in answers))
     parents = {parent for name in nodes for parent in scm.graph.parents(name)}
     policies = any(isinstance(column, Policy) for answer in answers for column in answer.do.values())

@@ -81,7 +81,7 @@ RECIPES: dict[str, Recipe] = {
     "morphomnist": Recipe(
         _morphomnist_batch,
         _morphomnist_scm,
-        rows=39_000,
+        rows=52_000,
         judge_rows=14_400,
         rulers={"thickness": "thickness", "intensity": "intensity"},
         truth=_morphomnist_truth,

@@ -45,6 +45,22 @@ def _default(graph: CausalGraph, name: str) -> Mechanism:
     return Diffusion()
 
 
+def _predict_by_moved(
+    mechanism: Mechanism, noise: Tensor, parents: Mapping[str, Tensor], reached: frozenset[str], moved: Mapping[str, Tensor]
+) -> Tensor:
+    """The prediction in which a row's changed parents are those that moved in it; rows alike are predicted together."""
+    if not moved:
+        return mechanism.predict(noise, parents, changed=reached)
+    patterns, which = torch.unique(torch.stack(list(moved.values()), dim=1), dim=0, return_inverse=True)
+    pieces, order = [], []
+    for place, pattern in enumerate(patterns.tolist()):
+        rows = (which == place).nonzero()[:, 0]
+        changed = reached.difference(name for name, has_moved in zip(moved, pattern, strict=True) if not has_moved)
+        pieces.append(mechanism.predict(noise[rows], {name: value[rows] for name, value in parents.items()}, changed=changed))
+        order.append(rows)
+    return torch.cat(pieces)[torch.cat(order).argsort()]
+
+
 class SCM:
     """A structural causal model.
 
@@ -147,14 +163,18 @@ class SCM:
                 values[name] = factual[name]
             elif name in noise:
                 parents, mechanism = self._parents(name, values), self.mechanisms[name]
-                values[name] = mechanism.predict(noise[name], parents, changed=affected & frozenset(parents))
+                reached = affected.intersection(parents)
+                if mechanism.by_moved:
+                    moved = {parent: values[parent] != factual[parent] for parent in sorted(reached) if parent in factual}
+                    values[name] = _predict_by_moved(mechanism, noise[name], parents, reached, moved)
+                else:
+                    values[name] = mechanism.predict(noise[name], parents, changed=reached)
                 if mechanism.exact and name in factual:
-                    moved = torch.zeros(len(values[name]), dtype=torch.bool)
-                    for parent in parents:
-                        if parent in affected:
-                            moved |= values[parent] != factual[parent]
-                    if not moved.all():
-                        values[name] = torch.where(moved, values[name], factual[name])
+                    any_moved = torch.zeros(len(values[name]), dtype=torch.bool)
+                    for parent in reached:
+                        any_moved |= values[parent] != factual[parent]
+                    if not any_moved.all():
+                        values[name] = torch.where(any_moved, values[name], factual[name])
         return values
 
     def program(self, rows: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -30,9 +30,20 @@ from causalcf.errors import AbductionError
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
-__all__ = ["InversionTrace", "Levels", "NoisePrediction", "Spacing", "fixed_point_inversion", "sample"]
+__all__ = [
+    "InversionTrace",
+    "Levels",
+    "NoisePrediction",
+    "Prediction",
+    "Spacing",
+    "fixed_point_inversion",
+    "noise_from_output",
+    "sample",
+]
 
 Spacing = Literal["trailing", "quadratic"]
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+"""What a network predicts, by diffusers' names: the noise, v = alpha eps - sigma x_0, or the clean image x_0."""
 NoisePrediction = Callable[[Tensor, int, Tensor], Tensor]
 """eps(x, timestep, rows): the noise in x, (rows, ...), where `rows` says which rows of the batch x holds."""
 
@@ -75,8 +86,10 @@ class Levels:
                 f"the scheduler's timestep_spacing is '{config.timestep_spacing}', with which the grids of abduction and "
                 "prediction differ. Build it with timestep_spacing='trailing'."
             )
-        if config.prediction_type != "epsilon":
-            raise AbductionError(f"prediction_type is '{config.prediction_type}': only 'epsilon' is supported.")
+        if config.prediction_type not in get_args(Prediction):
+            raise AbductionError(
+                f"prediction_type is '{config.prediction_type}'. Those supported are: {', '.join(get_args(Prediction))}."
+            )
         total = int(config.num_train_timesteps)
         if spacing == "trailing":
             if not 1 <= steps <= total or total % steps:
@@ -114,6 +127,19 @@ class InversionTrace:
 
     evaluations: int = 0
     residual: list[float] = field(default_factory=list)
+
+
+def noise_from_output(image: Tensor, output: Tensor, alpha: float, sigma: float, prediction: Prediction) -> Tensor:
+    """The noise in x_t that a network's output stands for, (batch, ...).
+
+    T. Salimans, J. Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022,
+    https://arxiv.org/abs/2202.00512, for v.
+    """
+    if prediction == "epsilon":
+        return output
+    if prediction == "v_prediction":
+        return alpha * output + sigma * image
+    return (image - alpha * output) / sigma
 
 
 def sample(noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:

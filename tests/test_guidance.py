@@ -2,12 +2,24 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from causalcf.errors import DataError
-from causalcf.guidance import ClassifierFree, Decoupled, Plain, guidance_from_dict
+from causalcf.guidance import (
+    ClassifierFree,
+    Decoupled,
+    Noisy,
+    Plain,
+    PlusPlus,
+    Projected,
+    Rescaled,
+    Scheduled,
+    guidance_from_dict,
+)
 
 NAMES = "abcde"
 # sums of at most 12 terms of size up to 4, in float64: rounding is below 12 * 4 * 2.2e-16, far below this
@@ -203,3 +215,139 @@ def test_a_rule_survives_the_way_through_json(data):
 def test_an_unknown_rule_is_an_error_that_lists_the_rules(saved):
     with pytest.raises(DataError, match="Rules are: Plain, ClassifierFree, Decoupled"):
         guidance_from_dict(saved)
+
+
+EVERYTHING, REST = frozenset("abc"), frozenset("bc")
+NESTED = Decoupled(3.0, form="nested")
+
+
+def test_explicit_groups_are_affected_together():
+    rule = Decoupled(2.0, invariant=0.5, form="nested", groups={"pose": ["a", "b"]}, weights={"pose": 4.0})
+    assert rule.terms("abc", shown("a"), 0) == {shown("abc"): 1 + 3 - 0.5, shown("c"): -3.0, shown("ab"): 0.5}
+    assert rule.terms("abc", shown("c"), 0) == {shown("abc"): 1 + 1 - 0.5, shown("ab"): -1.0, shown("c"): 0.5}
+
+
+def test_a_parent_in_two_groups_or_in_none_of_the_image_is_an_error():
+    with pytest.raises(DataError, match="a in two groups"):
+        Decoupled(groups={"one": ["a"], "two": ["a", "b"]})
+    with pytest.raises(DataError, match="shoe, which is no parent"):
+        Decoupled(groups={"one": ["shoe"]}).terms("ab", shown("a"), 0)
+    with pytest.raises(DataError, match="no groups 'row'"):
+        Decoupled(groups="row")
+
+
+def test_a_weight_a_row_is_the_rule_of_each_row():
+    rule = Decoupled([1.0, 2.0, 3.0], form="paper", weights={"b": [4.0, 1.0, 0.0]})
+    together = rule.terms("abc", shown("ab"), 0)
+    for row, (weight, b) in enumerate([(1.0, 4.0), (2.0, 1.0), (3.0, 0.0)]):
+        alone = Decoupled(weight, form="paper", weights={"b": b}).terms("abc", shown("ab"), 0)
+        assert near({mask: np.broadcast_to(c, 3)[row] for mask, c in together.items()}, alone)
+    part = rule.rows(slice(1, 3), 3)
+    assert part.weight.tolist() == [2.0, 3.0]
+    assert part.weights["b"].tolist() == [1.0, 0.0]
+    with pytest.raises(DataError, match="3 values, the batch has 4 rows"):
+        rule.rows(slice(0, 2), 4)
+    with pytest.raises(DataError, match="cannot be stored"):
+        rule.to_dict()
+    with pytest.raises(DataError, match="finite numbers"):
+        Decoupled([1.0, float("nan")])
+
+
+def test_outside_its_interval_a_rule_is_one_plain_pass():
+    for inner in (NESTED, Decoupled(3.0, form="paper"), ClassifierFree(2.0)):
+        rule = Scheduled(inner, interval=(200, 600))
+        for t in (199, 601):
+            assert rule.terms("abc", shown("a"), t) == {EVERYTHING: 1.0}
+        for t in (200, 600):
+            assert rule.terms("abc", shown("a"), t) == inner.terms("abc", shown("a"), t)
+
+
+def test_a_schedule_scales_what_the_weight_has_above_one():
+    rule = Scheduled(NESTED, points=[(0, 0.0), (100, 1.0)])
+    assert near(rule.terms("abc", shown("a"), 25), Decoupled(1.5, form="nested").terms("abc", shown("a"), 25))
+    assert near(rule.terms("abc", shown("a"), 900), NESTED.terms("abc", shown("a"), 900))
+    with pytest.raises(DataError, match="rising timesteps"):
+        Scheduled(NESTED, points=[(100, 0.0), (100, 1.0)])
+
+
+def noisy(below=0.4):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
+    masks = EVERYTHING, REST, shown("a"), shown("")
+    predicted = {mask: torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64) for mask in masks}
+    return Noisy(image, 0.8, 0.6, below), predicted
+
+
+def combined(rule, predicted, place, memory=None):
+    return rule.combine(predicted, "abc", shown("a"), 300, place, {} if memory is None else memory)
+
+
+@pytest.mark.parametrize("adjusted", [Projected, Rescaled, PlusPlus])
+@pytest.mark.parametrize("form", ["anchored", "nested"])
+def test_an_adjusted_rule_is_neutral_at_weight_one(adjusted, form):
+    place, predicted = noisy()
+    assert torch.equal(combined(adjusted(Decoupled(1.0, form=form)), predicted, place), predicted[EVERYTHING])
+    assert adjusted(Decoupled(1.0, form=form)).masks("abc", shown("a"), 300) == [EVERYTHING]
+
+
+@pytest.mark.parametrize(
+    "switched_off",
+    [
+        Projected(NESTED, parallel=1.0, norm=float("inf"), momentum=0.0),
+        Rescaled(NESTED, factor=0.0),
+        PlusPlus(NESTED),
+    ],
+)
+def test_an_adjustment_that_is_switched_off_is_the_rule_itself(switched_off):
+    place, predicted = noisy(below=0.0)  # the last step of CFG++ has nothing to noise again
+    plain = 3 * predicted[EVERYTHING] - 2 * predicted[REST]
+    assert torch.allclose(combined(switched_off, predicted, place), plain, atol=1e-12)
+
+
+def test_a_projected_difference_is_orthogonal_to_the_clean_image_and_short():
+    place, predicted = noisy()
+    guided = combined(Projected(NESTED, norm=0.5, momentum=0.0), predicted, place)
+    moved = -(place.sigma / place.alpha) * (guided - predicted[EVERYTHING]) / 2  # of the clean image, for each unit of weight
+    clean = (place.image - place.sigma * predicted[EVERYTHING]) / place.alpha
+    assert (moved * clean).sum((1, 2, 3)).abs().max() < 1e-12
+    assert moved.flatten(1).norm(dim=1).max() <= 0.5 + 1e-12
+
+
+def test_momentum_adds_the_levels_before():
+    place, predicted = noisy()
+    settings, memory = {"parallel": 1.0, "norm": float("inf")}, {}
+    rule = Projected(NESTED, momentum=-0.5, **settings)
+    combined(rule, predicted, place, memory)
+    second = combined(rule, predicted, place, memory)
+    assert torch.allclose(second, combined(Projected(Decoupled(2.0, form="nested"), momentum=0.0, **settings), predicted, place))
+
+
+def test_rescaling_in_full_keeps_the_spread_of_the_prediction():
+    place, predicted = noisy()
+    guided = combined(Rescaled(NESTED, factor=1.0), predicted, place)
+    assert torch.allclose(guided.std((1, 2, 3)), predicted[EVERYTHING].std((1, 2, 3)))
+
+
+def test_cfg_plus_plus_noises_with_the_neutral_prediction():
+    place, predicted = noisy()
+    here, neutral = place.sigma / place.alpha, predicted[EVERYTHING]
+    guided = 3 * predicted[EVERYTHING] - 2 * predicted[REST]
+    eps = combined(PlusPlus(NESTED), predicted, place)
+    scaled = place.image / place.alpha
+    assert torch.allclose(scaled - (here - place.below) * eps, scaled - here * guided + place.below * neutral)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Scheduled(Decoupled(2.0, groups={"pose": ["a", "b"]}), interval=(100, 700), points=[(0, 1.0), (500, 0.5)]),
+        Projected(Scheduled(NESTED, interval=(1, 2)), norm=3.0),
+        Rescaled(ClassifierFree(3.0)),
+        PlusPlus(Decoupled(1.1, groups="moved")),
+    ],
+)
+def test_a_rule_on_a_rule_survives_json(rule):
+    again = guidance_from_dict(json.loads(json.dumps(rule.to_dict())))
+    assert again.to_dict() == rule.to_dict()
+    assert again.by_moved == rule.by_moved
+    assert again.terms("abc", shown("a"), 300) == rule.terms("abc", shown("a"), 300)

@@ -105,6 +105,60 @@ def test_the_batched_pass_equals_one_pass_a_mask(shipped, abducted, form):
     assert torch.allclose(batched, image.clamp(-1, 1), atol=2e-3)  # float32, 25 levels
 
 
+def test_a_weight_a_row_is_as_each_row_alone_and_neutral_rows_take_one_pass(shipped, abducted):
+    weights = [1.0, 3.0, 1.0, 2.0, 1.0, 1.0]
+    mechanism = shipped.mechanisms["image"]
+    rows, handle = counted(mechanism)
+    try:
+        together = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Decoupled(weights, form="nested"))
+    finally:
+        handle.remove()
+    assert rows == [6 + 2] * mechanism.steps
+    for weight in (1.0, 2.0, 3.0):
+        alone = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Decoupled(weight, form="nested"))
+        some = [row for row, own in enumerate(weights) if own == weight]
+        # other batch sizes round differently
+        assert grey_levels(together.images["image"][some], alone.images["image"][some]) < 0.1
+
+
+def test_a_guidance_interval_takes_one_pass_outside(shipped, abducted):
+    mechanism = shipped.mechanisms["image"]
+    rows, handle = counted(mechanism)
+    try:
+        rule = ccf.Scheduled(ccf.Decoupled(2.0, form="nested"), interval=(200, 600))
+        ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=rule)
+    finally:
+        handle.remove()
+    assert rows == [6 * (2 if 200 <= t <= 600 else 1) for t in reversed(mechanism.levels.timesteps)]
+
+
+@pytest.mark.parametrize("adjusted", [ccf.Projected, ccf.Rescaled, ccf.PlusPlus])
+def test_an_adjusted_rule_moves_the_image_and_not_without_a_question(shipped, abducted, adjusted):
+    rule = adjusted(ccf.Decoupled(1.5, form="nested"))
+    plain = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Plain())
+    guided = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=rule)
+    neutral = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=adjusted(ccf.Decoupled(1.0, form="nested")))
+    assert 0.1 < grey_levels(guided.images["image"], plain.images["image"]) < 40
+    assert grey_levels(neutral.images["image"], plain.images["image"]) < 0.1
+
+
+def test_what_did_not_move_in_a_row_is_not_guided_there(shipped, abducted, digits):
+    factual = digits.frame["digit"].astype(str).tolist()
+    asked = [factual[0], *("3" if label != "3" else "5" for label in factual[1:])]
+    mechanism = shipped.mechanisms["image"]
+    rows, handle = counted(mechanism)
+    try:
+        by_row = ccf.counterfactual(
+            shipped, abducted, {"digit": asked}, guidance=ccf.Decoupled(2.0, form="nested", groups="moved")
+        )
+    finally:
+        handle.remove()
+    assert sum(rows) == (1 + 2 * 5) * mechanism.steps
+    by_graph = ccf.counterfactual(shipped, abducted, {"digit": asked}, guidance=ccf.Decoupled(2.0, form="nested"))
+    assert grey_levels(by_row.images["image"][1:], by_graph.images["image"][1:]) < 0.1
+    assert grey_levels(by_row.images["image"][:1], digits.images["image"][:1]) < 1
+
+
 def test_a_hidden_parent_has_no_influence(shipped, digits):
     denoiser = shipped.mechanisms["image"].denoiser
     values = encode(digits)
@@ -158,3 +212,52 @@ def test_an_image_that_cannot_be_halved_is_an_error():
     frame = ccf.MorphoMNIST("test").frame(4).rename(columns={"thickness": "a"})[["a"]]
     with pytest.raises(ccf.AbductionError, match=r"30x30.*multiple of 8"):
         ccf.fit(ccf.SCM(graph), ccf.Batch(graph, frame, {"x": np.zeros((4, 1, 30, 30), np.uint8)}))
+
+
+def small_run(prediction, min_snr=None):
+    """A diffusion model of one parent, sized but not trained, and images of a few shades."""
+    mechanism = Diffusion(channels=(8, 16), patch=1, prediction=prediction, min_snr=min_snr)
+    value = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 1, 8, 8)
+    parents = {"a": torch.linspace(0, 1, 6, dtype=torch.float64)}
+    mechanism.prepare(ccf.Node("x", "image", ["a"], shape=(1, 8, 8)), [ccf.Node("a", "continuous")], value, parents)
+    return mechanism, value, parents
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_counts_an_error_as_the_paper_says(prediction):
+    mechanism, value, parents = small_run(prediction)
+    weighted = small_run(prediction, min_snr=5.0)[0]
+    signal = mechanism.scheduler.alphas_cumprod
+    plain = mechanism.loss(value, parents, generator=torch.Generator().manual_seed(0))
+    found = weighted.loss(value, parents, generator=torch.Generator().manual_seed(0)) / plain
+    time = (1000 * torch.rand(6, generator=torch.Generator().manual_seed(0)).square()).long()
+    ratio = signal[time] / (1 - signal[time])
+    # Hang et al. 2023, section 3.4: min(SNR, 5) of x_0's error, which is SNR of epsilon's and SNR + 1 of v's
+    expected = {
+        "epsilon": (5 / ratio).clamp(max=1),
+        "sample": ratio.clamp(max=5),
+        "v_prediction": ratio.clamp(max=5) / (ratio + 1),
+    }
+    assert torch.allclose(found, expected[prediction], rtol=1e-4)
+
+
+def test_validation_losses_tell_what_each_mask_costs(shipped, digits):
+    values = encode(digits)
+    parents = {name: values[name] for name in ("thickness", "intensity", "digit")}
+    mechanism = shipped.mechanisms["image"]
+    losses = mechanism.validation_losses(values["image"], parents, generator=torch.Generator().manual_seed(0))
+    assert list(losses)[:2] == ["all", "none"]
+    assert {"only digit", "without thickness"} < losses.keys()
+    assert all(loss.shape == (6,) for loss in losses.values())
+    assert losses["all"].mean() < losses["none"].mean()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_what_a_network_predicts_is_kept_with_it(tmp_path, prediction):
+    mechanism, _, parents = small_run(prediction)
+    mechanism.save(tmp_path)
+    again = Diffusion.load(tmp_path)
+    assert again.scheduler.config.prediction_type == prediction
+    noise = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    # saved in half precision
+    assert torch.allclose(again.predict(noise, parents), mechanism.eval().predict(noise, parents), atol=0.05)

@@ -14,7 +14,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from causalcf.errors import AbductionError
-from causalcf.solvers import Levels, fixed_point_inversion, sample
+from causalcf.solvers import Levels, fixed_point_inversion, noise_from_output, sample
 
 MEAN, SPREAD = 0.3, 0.5
 SHAPE = 1, 4, 4
@@ -250,7 +250,7 @@ def test_a_prediction_that_is_not_finite_is_an_error_that_names_the_rows(value):
         ({"thresholding": True}, "thresholding=False"),
         ({"timestep_spacing": "leading"}, "timestep_spacing is 'leading'.*timestep_spacing='trailing'"),
         ({"timestep_spacing": "linspace"}, "timestep_spacing is 'linspace'.*timestep_spacing='trailing'"),
-        ({"prediction_type": "v_prediction"}, "'v_prediction': only 'epsilon'"),
+        ({"prediction_type": "flow"}, "'flow'.*epsilon, v_prediction, sample"),
     ],
 )
 def test_a_scheduler_that_abduction_cannot_undo_is_refused(settings, words):
@@ -292,3 +292,11 @@ def test_sampling_is_the_ddim_loop_of_diffusers(steps):
     # float32: every step divides by alpha, the first by alpha_T = .006, so that rounding (1.2e-7) is magnified by 1 / alpha_T
     alpha = float(CUMULATIVE[-1]) ** 0.5
     assert float((ours - image).abs().max()) < 5 * torch.finfo(torch.float32).eps / alpha
+
+
+def test_the_three_predictions_stand_for_the_same_noise():
+    clean, noise, alpha, sigma = normal(4, *SHAPE), normal(4, *SHAPE, seed=1), 0.8, 0.6
+    image = alpha * clean + sigma * noise
+    outputs = {"epsilon": noise, "sample": clean, "v_prediction": alpha * noise - sigma * clean}
+    for prediction, output in outputs.items():
+        assert torch.allclose(noise_from_output(image, output, alpha, sigma, prediction), noise, atol=1e-12)
