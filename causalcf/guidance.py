@@ -193,7 +193,8 @@ class Decoupled(Grouped):
     Args:
         weight: of the affected parents; above 1 overshoots on purpose, 1 is neutral. As every weight here, one number or one a
             row.
-        invariant: weight of the invariant parents.
+        invariant: weight of the invariant parents; or a mapping with a weight for some of them by name, each then a group of its
+            own when it is invariant, 1 for the others.
         form: see the module.
         weights: a weight for some attributes, or groups, by name. An attribute is then a group of its own when it is affected;
             the affected attributes not named here keep `weight`.
@@ -209,15 +210,18 @@ class Decoupled(Grouped):
     """
 
     weight: Weight = 2.0
-    invariant: Weight = 1.0
+    invariant: Weight | Mapping[str, Weight] = 1.0
     form: Form = "anchored"
     weights: Mapping[str, Weight] = field(default_factory=dict)
     groups: Literal["graph", "moved"] | Mapping[str, Sequence[str]] = "graph"
 
     def __post_init__(self) -> None:
-        for name in ("weight", "invariant"):
-            object.__setattr__(self, name, _checked(name, getattr(self, name)))
-        object.__setattr__(self, "weights", {name: _checked(name, weight) for name, weight in self.weights.items()})
+        object.__setattr__(self, "weight", _checked("weight", self.weight))
+        for name in ("invariant", "weights"):
+            given = getattr(self, name)
+            several = isinstance(given, Mapping)
+            checked = {key: _checked(key, weight) for key, weight in given.items()} if several else _checked(name, given)
+            object.__setattr__(self, name, checked)
         if self.form not in get_args(Form):
             raise DataError(f"guidance has no form '{self.form}'. Forms are: {', '.join(get_args(Form))}.")
         if isinstance(self.groups, str):
@@ -242,32 +246,42 @@ class Decoupled(Grouped):
         return replace(
             self,
             weight=_some("weight", self.weight, rows, total),
-            invariant=_some("invariant", self.invariant, rows, total),
-            weights={name: _some(name, weight, rows, total) for name, weight in self.weights.items()},
+            invariant=self._some_named("invariant", rows, total),
+            weights=self._some_named("weights", rows, total),
         )
+
+    def _some_named(self, name: str, rows: slice, total: int) -> Any:
+        given = getattr(self, name)
+        if not isinstance(given, Mapping):
+            return _some(name, given, rows, total)
+        return {key: _some(key, weight, rows, total) for key, weight in given.items()}
 
     def _weighted(self, parents: Sequence[str], changed: Shown) -> list[tuple[Shown, Any]]:
         """The groups and their weights."""
         members = {parent for group in self._explicit.values() for parent in group}
-        unknown = sorted((members - set(parents)) | (set(self.weights) - set(parents) - set(self._explicit)))
+        still: Mapping[str, Any] = self.invariant if isinstance(self.invariant, Mapping) else {}
+        others: Any = 1.0 if isinstance(self.invariant, Mapping) else self.invariant
+        unknown = sorted(members.union(set(self.weights) - set(self._explicit), set(still) - set(self._explicit)) - set(parents))
         if unknown:
             raise DataError(
                 f"guidance has a weight or a group for {', '.join(unknown)}, which is no parent of the image. "
                 f"Its parents are: {', '.join(parents)}."
             )
-        found: list[tuple[Shown, Any]] = []
-        for name, group in self._explicit.items():
-            found.append((frozenset(group), self.weights.get(name, self.weight) if changed & set(group) else self.invariant))
-        single = [name for name in parents if name in changed and name in self.weights and name not in members]
-        found += [(frozenset({name}), self.weights[name]) for name in single]
-        affected = [name for name in parents if name in changed and name not in members and name not in self.weights]
+        found: list[tuple[Shown, Any]] = [
+            (frozenset(group), self.weights.get(name, self.weight) if changed & set(group) else still.get(name, others))
+            for name, group in self._explicit.items()
+        ]
+        affected = [name for name in parents if name in changed and name not in members]
         rest = [name for name in parents if name not in changed and name not in members]
-        if affected and not rest and not self._explicit:
-            found += [(frozenset({name}), self.weight) for name in affected]
-        elif affected:
-            found.append((frozenset(affected), self.weight))
+        found += [(frozenset({name}), self.weights[name]) for name in affected if name in self.weights]
+        found += [(frozenset({name}), still[name]) for name in rest if name in still]
+        alone = not rest and not self._explicit
+        affected = [name for name in affected if name not in self.weights]
+        rest = [name for name in rest if name not in still]
+        if affected:
+            found += [(frozenset({name}), self.weight) for name in affected] if alone else [(frozenset(affected), self.weight)]
         if rest:
-            found.append((frozenset(rest), self.invariant))
+            found.append((frozenset(rest), others))
         return found
 
     def parts(self, parents: Sequence[str], changed: Shown, t: int) -> tuple[dict[Shown, Any], list[Difference]]:

@@ -227,6 +227,15 @@ def test_explicit_groups_are_affected_together():
     assert rule.terms("abc", shown("c"), 0) == {shown("abc"): 1 + 1 - 0.5, shown("ab"): -1.0, shown("c"): 0.5}
 
 
+def test_an_invariant_parent_can_have_a_weight_of_its_own():
+    rule = Decoupled(2.0, invariant={"b": 1.5}, form="nested")
+    assert rule.terms("abc", shown("a"), 0) == {shown("abc"): 1 + 1 + 0.5, shown("bc"): -1.0, shown("ac"): -0.5}
+    assert rule.terms("abc", shown("ab"), 0) == {shown("abc"): 2.0, shown("c"): -1.0}  # b is not invariant here
+    assert guidance_from_dict(json.loads(json.dumps(rule.to_dict()))) == rule
+    with pytest.raises(DataError, match="shoe, which is no parent"):
+        Decoupled(invariant={"shoe": 2.0}).terms("abc", shown("a"), 0)
+
+
 def test_a_parent_in_two_groups_or_in_none_of_the_image_is_an_error():
     with pytest.raises(DataError, match="a in two groups"):
         Decoupled(groups={"one": ["a"], "two": ["a", "b"]})
