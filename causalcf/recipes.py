@@ -40,7 +40,9 @@ def _morphomnist_scm() -> SCM:
             "thickness": Flow(),
             "intensity": Flow(),
             "digit": Categorical(),
-            "image": Diffusion(steps=25, guidance=Decoupled(1.0, form="nested", weights={"digit": 2.0})),
+            "image": Diffusion(
+                steps=30, guidance=Decoupled(1.0, form="nested", weights={"digit": 2.0}, invariant={"thickness": 1.2})
+            ),
         },
     )
 
