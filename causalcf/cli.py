@@ -225,14 +225,18 @@ def check(
     graph: Annotated[str, typer.Argument(help="A ready-made graph by name, or a graph file.")],
     data: Table,
     alpha: Annotated[float, typer.Option(help="The chance of contradicting a true graph at all.")] = 0.05,
+    test: Annotated[
+        str, typer.Option(help="covariance, which fits all; or of pgmpy: pearsonr, fisher_z, gcm, chi_square, g_sq, pillai.")
+    ] = "covariance",
     as_json: Json = False,
 ) -> None:
     """Test on a table what a graph implies: which independencies the data contradict, and which edges they could do without."""
     from causalcf.graph import load_graph
+    from causalcf.identify import IndependenceTest
     from causalcf.identify import check as check_graph
     from causalcf.tables import read_table
 
-    found = check_graph(load_graph(graph), read_table(data), alpha=alpha)
+    found = check_graph(load_graph(graph), read_table(data), alpha=alpha, test=cast(IndependenceTest, test))
     typer.echo(json.dumps(found.to_dict()) if as_json else str(found))
     if not found.passed:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sys
 import time
 from collections import Counter
 from itertools import chain, combinations, pairwise
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from causalcf.batch import Batch
+from causalcf.cli import main
 from causalcf.errors import DataError, GraphError
 from causalcf.graph import CausalGraph, Node, graph_names, load_graph
 from causalcf.identify import (
@@ -669,6 +671,13 @@ def test_missing_values_change_nothing_but_the_rows():
     pd.testing.assert_frame_equal(check(graph, holes).table[columns], check(graph, table[:400]).table[columns])
 
 
+def test_true_counts_as_one():
+    table = pd.DataFrame({name: one_of(2, 200, seed) for seed, name in enumerate("ab")})
+    expected = check(graph_of("a b", **ALONE), table).table
+    pd.testing.assert_frame_equal(check(graph_of("a b", **ALONE), table.astype({"a": bool})).table, expected)
+    assert expected["rows"].tolist() == [200]
+
+
 def test_a_latent_confounder_is_no_contradiction_and_hides_its_edge():
     rng = np.random.default_rng(0)
     hidden, z, noise_a, noise_b = rng.normal(size=(4, 2000))
@@ -787,6 +796,290 @@ def test_p_values_are_honest_where_the_graph_is_true():
             low, high = binom.ppf([P_VALUE, 1 - P_VALUE], len(small), level)
             assert low <= small.sum() <= high, (kind, level, small.mean())
     assert result.passed
+
+
+def discrete_table(rows=2000, seed=0):
+    """Three discrete nodes of which z drives the others, with labels that sort otherwise than they are declared."""
+    rng = np.random.default_rng(seed)
+    z = rng.integers(3, size=rows)
+    a, b = (np.digitize(z - 1 + 1.5 * rng.normal(size=rows), [-0.5, 0.5]) for _ in "ab")
+    words = np.array(["none", "mild", "severe"])
+    return pd.DataFrame({"z": words[z], "a": words[a], "b": b, "yes": (rng.random(rows) < 0.3 + 0.2 * z) * 1})
+
+
+def discrete_graph():
+    words = ["none", "mild", "severe"]
+    return CausalGraph(
+        "g",
+        [
+            Node("z", "ordinal", states=words),
+            Node("a", "categorical", states=words, parents=["z"]),
+            Node("b", "categorical", states=[0, 1, 2, 3], parents=["z"]),  # 3 never occurs
+            Node("yes", "binary", parents=["z"]),
+        ],
+    )
+
+
+def asked_directly(name, table, row):
+    """What pgmpy says of the table that a user would give it."""
+    import pgmpy.ci_tests
+
+    asked = getattr(pgmpy.ci_tests, name)(table)
+    asked.run_test(row["a"], row["b"], list(row["given"]))
+    return asked.statistic_, asked.p_value_, asked.effect_size_
+
+
+@pytest.mark.parametrize(
+    ("test", "name", "graph", "table"),
+    [
+        ("pearsonr", "Pearsonr", graph_of("p>a q>a p>b"), noise_table(60, "pqab").eval("a = a + p")),
+        ("fisher_z", "FisherZ", graph_of("p>a q>a p>b"), noise_table(60, "pqab").eval("a = a + p")),
+        ("gcm", "GCM", graph_of("p>a q>a p>b"), noise_table(60, "pqab").eval("a = a + p")),
+        ("chi_square", "ChiSquare", discrete_graph(), discrete_table(8000)),
+        ("g_sq", "GSq", discrete_graph(), discrete_table(8000)),
+    ],
+)
+def test_a_test_of_pgmpy_says_what_pgmpy_says(test, name, graph, table):
+    result = check(graph, table, test=test)
+    assert result.untestable == []
+    assert len(result.table) == 6
+    for _, row in result.table.iterrows():
+        expected = asked_directly(name, table, row)
+        assert (row["statistic"], row["p"], row["effect"]) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+    assert result.test == result.to_dict()["test"] == test
+
+
+def test_pillai_of_numbers_and_states_says_what_pgmpy_says():
+    table = discrete_table(200)[["z", "yes"]].assign(size=np.random.default_rng(1).normal(size=200))
+    graph = CausalGraph(
+        "g",
+        [
+            Node("z", "ordinal", states=["none", "mild", "severe"]),
+            Node("yes", "binary", parents=["z"]),
+            Node("size", "continuous", parents=["z"]),
+        ],
+    )
+    result = check(graph, table, test="pillai")
+    assert {row["given"] for _, row in result.table.iterrows()} == {(), ("z",)}
+    for _, row in result.table.iterrows():
+        # pgmpy takes whole numbers for measurements unless they are said to be states
+        expected = asked_directly("PillaiTrace", table.astype({"yes": "category"}), row)
+        assert (row["statistic"], row["p"], row["effect"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_holm_corrects_the_p_values_of_pgmpy_too_and_edges_stay_apart():
+    table = noise_table(200, "abcdz").eval("a = a + z")
+    found = check(graph_of("z>a b c d"), table.assign(c=lambda t: t["c"] + 0.2 * t["b"]), test="pearsonr").table
+    for kind, small in (("independence", "contradicted"), ("edge", "supported")):
+        rows = found[found["kind"] == kind]
+        assert rows["p_adjusted"].tolist() == _holm(rows["p"].to_numpy()).tolist()
+        assert ((rows["p_adjusted"] <= 0.05) == (rows["verdict"] == small)).all()
+    independence = found[found["kind"] == "independence"]
+    assert len(independence) == 9
+    assert (independence["p_adjusted"] > independence["p"]).all()
+    assert (found[found["kind"] == "edge"]["p_adjusted"] == found[found["kind"] == "edge"]["p"]).all()
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("pearsonr", r"'pearsonr' is for continuous nodes, and node 'sex' is binary\. .*graph 'clinic': covariance, pillai\."),
+        ("fisher_z", "for continuous nodes, and node 'sex' is binary"),
+        ("gcm", "for continuous nodes, and node 'sex' is binary"),
+        ("chi_square", "for discrete nodes, and node 'age' is continuous"),
+        ("g_sq", "for discrete nodes, and node 'age' is continuous"),
+        ("spearman", "there is no test 'spearman'. Tests are: covariance, pearsonr, fisher_z, gcm, chi_square, g_sq, pillai"),
+        (None, "there is no test None"),
+    ],
+)
+def test_a_test_that_does_not_fit_a_node_is_refused(test, words):
+    with pytest.raises(DataError, match=words):
+        check(mixed_graph(), mixed_table(100, 0), test=test)
+
+
+def test_a_refusal_names_the_tests_that_fit():
+    with pytest.raises(DataError, match=r"node 'z' is ordinal.*: covariance, chi_square, g_sq, pillai"):
+        check(discrete_graph(), discrete_table(), test="gcm")
+    with pytest.raises(DataError, match=r"node 'a' is continuous.*: covariance, pearsonr, fisher_z, gcm, pillai"):
+        check(graph_of("a b"), noise_table(), test="g_sq")
+
+
+def test_an_image_does_not_stand_in_the_way_of_a_test():
+    graph = graph_of("a b a>s", s=Node("s", "image", shape=(1, 2, 2), parents=["a"]))
+    assert check(graph, noise_table(), test="pearsonr").passed
+
+
+def test_under_unequal_noise_partial_correlation_rejects_what_is_true_and_the_default_does_not():
+    from scipy.stats import binom
+
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=400)
+    names = [f"n{number}" for number in range(16)]
+    table = pd.DataFrame({"z": z} | {name: z * rng.normal(size=400) for name in names})
+    graph = graph_of(" ".join(f"z>{name}" for name in names))
+    rejected = {}
+    for test in ("covariance", "gcm", "pearsonr"):
+        found = check(graph, table, test=test).table
+        small = found.loc[found["kind"] == "independence", "p"] < 0.05
+        assert len(small) == 120
+        rejected[test] = small.sum()
+    most = binom.ppf(1 - P_VALUE, 120, 0.05)
+    assert rejected["covariance"] <= most
+    assert rejected["gcm"] <= most
+    assert rejected["pearsonr"] > most
+    assert check(graph, table).contradicted == []
+    assert check(graph, table, test="pearsonr").contradicted
+
+
+def test_a_curved_confounder_misleads_the_linear_tests_and_not_the_default():
+    rng = np.random.default_rng(0)
+    z, noise_a, noise_b = rng.normal(size=(3, 1000))
+    table = numbers(z=z, a=np.sin(3 * z) + noise_a, b=np.sin(3 * z) + noise_b)
+    graph = graph_of("z>a z>b")
+    assert check(graph, table).contradicted == []
+    for test in ("pearsonr", "fisher_z", "gcm"):
+        assert list(map(str, check(graph, table, test=test).contradicted)) == ["a _||_ b | z"]
+
+
+@pytest.mark.parametrize(
+    ("test", "table", "note"),
+    [
+        ("pearsonr", noise_table(49), "49 rows, 50 are needed"),
+        ("pearsonr", noise_table().assign(b=1.0), "'b' is constant"),
+        ("gcm", noise_table().eval("a = 2 * z + 1"), "'a' is a function of what is given"),
+        ("pillai", noise_table().eval("b = z"), "'b' is a function of what is given"),
+    ],
+)
+def test_what_the_default_cannot_test_no_other_test_does(test, table, note):
+    result = check(graph_of("z>a z>b"), table, test=test)
+    assert not result.passed
+    assert len(result.untestable) == 1
+    row = result.table.iloc[0]
+    assert note in row["note"].replace(" with 1 nodes given", "")
+    assert np.isnan([row["statistic"], row["p"], row["p_adjusted"]]).all()
+
+
+def one_of(states, rows, seed):
+    return np.random.default_rng(seed).integers(states, size=rows)
+
+
+def test_a_table_with_thin_cells_is_untestable():
+    """Three states by three given twenty: 180 cells, so that 900 rows expect 5 in a cell, and 4,500 expect 25."""
+    kinds = {"z": 20, "a": 3, "b": 3}
+    nodes = [Node(n, "categorical", states=list(range(k)), parents=[] if n == "z" else ["z"]) for n, k in kinds.items()]
+    graph = CausalGraph("g", nodes)
+    verdicts = {}
+    for rows in (600, 1600, 7000):
+        table = pd.DataFrame({name: one_of(states, rows, seed) for seed, (name, states) in enumerate(kinds.items())})
+        for test in ("covariance", "chi_square", "g_sq"):
+            verdicts[rows, test] = (row := check(graph, table, test=test).table.iloc[0])["verdict"]
+            thin = "" if row["verdict"] == "holds" else "of 180 cells of 'a' by 'b' given the rest, more than a fifth"
+            assert row["note"].startswith(thin)
+    assert {key for key, verdict in verdicts.items() if verdict != "holds"} == {
+        (600, "chi_square"),
+        (600, "g_sq"),
+        (1600, "g_sq"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("of_b", "thin", "verdict"),
+    [((200, 200, 400), 0, "holds"), ((100, 200, 500), 1, "holds"), ((100, 100, 600), 2, "untestable")],
+)
+def test_a_fifth_of_the_cells_may_be_thin_and_no_more(of_b, thin, verdict):
+    alone = {name: Node(name, "categorical", states=[0, 1, 2]) for name in "ab"}
+    of_a = (26, 400, 374)
+    assert np.count_nonzero(np.outer(of_a, of_b) / 800 < 5) == thin  # of nine
+    a = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], of_a))
+    table = pd.DataFrame({"a": a, "b": np.repeat([0, 1, 2], of_b)})
+    assert check(graph_of("a b", **alone), table, test="chi_square").table["verdict"].tolist() == [verdict]
+
+
+def test_strata_in_which_a_node_does_not_vary_do_not_make_a_table_thin():
+    z = np.repeat(np.arange(41), [400, *[10] * 40])
+    table = pd.DataFrame({"z": z, "a": one_of(2, 800, 0) * (z == 0), "b": one_of(2, 800, 1)})
+    nodes = [Node("z", "categorical", states=list(range(41))), *(Node(name, "binary", parents=["z"]) for name in "ab")]
+    row = check(CausalGraph("g", nodes), table, test="chi_square").table.iloc[0]
+    assert (row["verdict"], row["note"]) == ("holds", "")
+    assert row["p"] == pytest.approx(asked_directly("ChiSquare", table, row)[1], rel=1e-9)
+
+
+def test_a_rare_state_is_untestable_by_pillai():
+    graph = graph_of("a b", b=Node("b", "categorical", states=[0, 1, 2]))
+    table = noise_table(400, "a").assign(b=rare(400, 200) + rare(400, 24))
+    assert check(graph, table).passed  # which leaves the state out
+    row = check(graph, table, test="pillai").table.iloc[0]
+    assert (row["verdict"], row["note"]) == ("untestable", "a state of 'b' has 24 rows, 25 are needed")
+
+
+def test_combinations_of_states_that_never_occur_need_no_memory():
+    """Six copies of a node with 30 states make 30 strata, not 30 ** 6."""
+    z = one_of(30, 3000, 0)
+    table = pd.DataFrame({f"z{n}": z for n in range(6)} | {"a": one_of(2, 3000, 1), "b": one_of(2, 3000, 2), "z": z})
+    copies = {f"z{n}": Node(f"z{n}", "categorical", states=list(range(30))) for n in range(6)}
+    made = {name: Node(name, "binary", parents=list(copies)) for name in "ab"}
+    graph = CausalGraph("g", [*copies.values(), *made.values()])
+    row = check(graph, table, test="chi_square").table.set_index(["a", "b"]).loc[("a", "b")]
+    expected = asked_directly("ChiSquare", table, {"a": "a", "b": "b", "given": ["z"]})
+    assert (row["statistic"], row["p"], row["effect"]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_names_that_pgmpy_keeps_for_itself_are_names_like_others():
+    graph = graph_of("_intercept_Z>a _intercept_Z>b")
+    table = noise_table().eval("a = a + z")
+    plain = check(graph_of("z>a z>b"), table, test="gcm").table
+    odd = check(graph, table.rename(columns={"z": "_intercept_Z"}), test="gcm").table
+    assert odd["p"].tolist() == plain["p"].tolist()
+    names = ["stratum", "0", "1"]
+    graph = CausalGraph("g", [Node("stratum", "binary"), *(Node(name, "binary", parents=["stratum"]) for name in names[1:])])
+    table = pd.DataFrame({name: one_of(2, 400, seed) for seed, name in enumerate(names)})
+    row = check(graph, table, test="chi_square").table.iloc[0]
+    assert row["p"] == pytest.approx(asked_directly("ChiSquare", table, row)[1], rel=1e-9)
+
+
+def test_a_test_of_pgmpy_drops_the_rows_that_lack_a_node():
+    table = noise_table(600, "abz")
+    holes = table.copy()
+    holes.loc[400:, "z"] = np.nan
+    row = check(graph_of("z>a z>b"), holes, test="pearsonr").table.iloc[0]
+    assert (row["rows"], row["dropped"]) == (400, 200)
+    assert row["p"] == pytest.approx(asked_directly("Pearsonr", table[:400], row)[1], rel=1e-9)
+
+
+def test_the_print_says_who_tested_and_in_what_the_effect_is_measured():
+    table = noise_table(2000).eval("b = b + 20 * a")
+    text = str(check(graph_of("a b"), table, test="pearsonr"))
+    assert "1 of 1 implied independencies contradicted at 0.05 (Holm; pearsonr of pgmpy)." in text
+    assert "(p < 1e-12, partial correlation 1.00, 2,000 rows)" in text
+    states = (table > 0).astype(int)
+    assert "Cramér's V 0.9" in str(check(graph_of("a b", **ALONE), states, test="chi_square"))
+    table = table[:100].assign(b=states["b"])
+    graph = graph_of("a b", b=ALONE["b"])
+    assert "partial eta squared 0." in str(check(graph, table, test="pillai"))
+
+
+def test_the_default_does_without_pgmpy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pgmpy.ci_tests", None)
+    assert check(graph_of("a b"), noise_table()).passed
+    with pytest.raises(ImportError):
+        check(graph_of("a b"), noise_table(), test="pearsonr")
+
+
+def test_the_command_line_takes_a_test(tmp_path, capsys):
+    graph, table = tmp_path / "g.dot", tmp_path / "t.csv"
+    graph.write_text("digraph { z -> a; z -> b }")
+    noise_table().eval("a = a + z").to_csv(table, index=False)
+    command = ["check", str(graph), "--data", str(table)]
+    assert main([*command, "--test", "gcm"]) == 0
+    assert "(Holm; gcm of pgmpy)" in capsys.readouterr().out
+    assert main([*command, "--test", "pearsonr", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["test"] == "pearsonr"
+    expected = check(graph_of("z>a z>b"), pd.read_csv(table), test="pearsonr").table["p"].tolist()
+    assert [test["p"] for test in said["tests"]] == pytest.approx(expected)
+    for name, words in (("chi_square", "node 'z' is continuous"), ("pearson", "there is no test 'pearson'")):
+        assert main([*command, "--test", name]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_hundred_thousand_rows_of_a_study_take_seconds():
