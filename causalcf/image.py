@@ -20,6 +20,7 @@ from typing import Any, Self, cast
 import pyro.distributions as dist
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from causalcf.attributes.base import describe_parents
@@ -230,7 +231,10 @@ class Diffusion(Mechanism):
 
     def save(self, directory: Path) -> None:
         denoiser = copy.deepcopy(self._fitted()).half()
-        denoiser.save_pretrained(directory / "denoiser")
+        denoiser.save_config(directory / "denoiser")
+        denoiser.unet.save_pretrained(directory / "unet")  # by itself, so that diffusers alone can load it
+        own = {name: tensor for name, tensor in denoiser.state_dict().items() if not name.startswith("unet.")}
+        save_file(own, directory / "denoiser" / "embeddings.safetensors")
         self.scheduler.save_pretrained(directory / "scheduler")
         settings = {
             "steps": self.steps,
@@ -248,6 +252,8 @@ class Diffusion(Mechanism):
         settings: dict[str, Any] = json.loads((directory / "mechanism.json").read_text())
         settings["guidance"] = guidance_from_dict(settings["guidance"])
         settings["prediction"] = json.loads((directory / "scheduler" / "scheduler_config.json").read_text())["prediction_type"]
-        denoiser = AttributeSplitUNet.from_pretrained(directory / "denoiser", torch_dtype=torch.float32, low_cpu_mem_usage=False)
-        denoiser.unet.to(memory_format=torch.channels_last)
+        denoiser = AttributeSplitUNet.from_config(AttributeSplitUNet.load_config(directory / "denoiser"))
+        weights = load_file(directory / "denoiser" / "embeddings.safetensors")
+        unet = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")
+        denoiser.load_state_dict(weights | {f"unet.{name}": tensor for name, tensor in unet.items()})
         return cls(denoiser=denoiser, **settings).eval()

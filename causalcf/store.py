@@ -2,7 +2,7 @@
 
     manifest.json          schema version, package versions, how the model was made, SHA-256 and size of every file
     model.json             the graph, and the class of every mechanism and judge
-    mechanisms/<node>/     what `Mechanism.save` wrote
+    mechanisms/<node>/     what `Mechanism.save` wrote; of a `Diffusion`, `unet` and `scheduler` load with diffusers alone
     judges/<node>/         what the judge's `save` wrote
 
 Nothing is unpickled.

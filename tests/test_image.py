@@ -1,5 +1,9 @@
 """The diffusion mechanism, with the shipped model on real held-out digits."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyro
 import pytest
@@ -267,3 +271,32 @@ def test_what_a_network_predicts_is_kept_with_it(tmp_path, prediction):
     noise = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     # saved in half precision
     assert torch.allclose(again.predict(noise, parents), mechanism.eval().predict(noise, parents), atol=0.05)
+
+
+def test_diffusers_alone_loads_the_network_and_the_scheduler_of_a_saved_model(shipped, tmp_path):
+    directory = shipped.save(tmp_path / "model") / "mechanisms" / "image"
+    code = """if True:
+        import sys, torch
+        from diffusers import DDIMScheduler, UNet2DModel
+        unet = UNet2DModel.from_pretrained(sys.argv[1] + "/unet", torch_dtype=torch.float32).eval()
+        print(DDIMScheduler.from_pretrained(sys.argv[1] + "/scheduler").config.prediction_type, "causalcf" in sys.modules)
+        generator = torch.Generator().manual_seed(0)
+        image, condition = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 128, generator=generator)
+        with torch.no_grad():
+            torch.save(unet(image, torch.tensor([10, 500]), class_labels=condition).sample, sys.argv[2])
+    """
+    command = [sys.executable, "-c", code, str(directory), str(tmp_path / "output.pt")]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert told.split() == ["v_prediction", "False"]
+    generator = torch.Generator().manual_seed(0)
+    image, condition = torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, 128, generator=generator)
+    with torch.no_grad():
+        ours = shipped.mechanisms["image"].denoiser.unet(image, torch.tensor([10, 500]), class_labels=condition).sample
+    assert torch.allclose(ours, torch.load(tmp_path / "output.pt"), atol=1e-5)  # channels-last and contiguous kernels round apart
+
+
+def test_a_saved_model_does_not_say_where_it_was_loaded_from(shipped, tmp_path):
+    first = shipped.save(tmp_path / "first")
+    second = ccf.load(first).save(tmp_path / "second")
+    for file in [*second.rglob("*.json"), *Path(ccf.__file__).parent.glob("models/**/*.json")]:
+        assert "_name_or_path" not in file.read_text(), file
