@@ -25,7 +25,7 @@ from torch import Tensor
 
 from causalcf.attributes.base import describe_parents
 from causalcf.denoiser import AttributeSplitUNet
-from causalcf.errors import AbductionError, NotFittedError
+from causalcf.errors import AbductionError, NotFittedError, StoreError
 from causalcf.graph import Node
 from causalcf.guidance import Adjusted, Guidance, Noisy, Plain, Shown, guidance_from_dict
 from causalcf.mechanism import Mechanism, Parents
@@ -249,6 +249,8 @@ class Diffusion(Mechanism):
 
     @classmethod
     def load(cls, directory: Path) -> Self:
+        if not (directory / "unet").is_dir():
+            raise StoreError(f"'{directory}' has no folder 'unet': an older causalcf wrote it. Fit and save the model again.")
         settings: dict[str, Any] = json.loads((directory / "mechanism.json").read_text())
         settings["guidance"] = guidance_from_dict(settings["guidance"])
         settings["prediction"] = json.loads((directory / "scheduler" / "scheduler_config.json").read_text())["prediction_type"]

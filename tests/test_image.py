@@ -300,3 +300,10 @@ def test_a_saved_model_does_not_say_where_it_was_loaded_from(shipped, tmp_path):
     second = ccf.load(first).save(tmp_path / "second")
     for file in [*second.rglob("*.json"), *Path(ccf.__file__).parent.glob("models/**/*.json")]:
         assert "_name_or_path" not in file.read_text(), file
+
+
+def test_a_model_whose_network_is_kept_as_before_says_how_to_go_on(shipped, tmp_path):
+    shipped.mechanisms["image"].save(tmp_path)
+    (tmp_path / "unet").rename(tmp_path / "elsewhere")
+    with pytest.raises(ccf.StoreError, match=r"no folder 'unet'.*Fit and save the model again"):
+        Diffusion.load(tmp_path)
