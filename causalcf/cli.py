@@ -504,7 +504,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         typer.echo("Stopped.", err=True)
         return 3
-    except Exception as error:
+    except Exception as error:  # the outermost call: whatever went wrong, a user gets a line and an exit code, --debug the rest
         if debug:
             raise
         usage = getattr(error, "format_message", None)  # click's own usage errors

@@ -101,7 +101,7 @@ class Guidance(ABC):
     def to_dict(self) -> dict[str, Any]:
         """The rule as JSON; `guidance_from_dict` reads it back."""
         saved: dict[str, Any] = {"rule": type(self).__name__}
-        for entry in fields(self):  # type: ignore[arg-type]
+        for entry in fields(self):  # type: ignore[arg-type]  # every rule is a dataclass, though its base class is none
             value = getattr(self, entry.name)
             if isinstance(value, np.ndarray):
                 raise DataError(f"{entry.name} has a weight a row: it belongs to an answer and cannot be stored with a model.")
@@ -376,7 +376,7 @@ class Adjusted(Guidance):
         return self.inner.by_moved
 
     def rows(self, rows: slice, total: int) -> Self:
-        return replace(self, inner=self.inner.rows(rows, total))  # type: ignore[type-var]
+        return replace(self, inner=self.inner.rows(rows, total))  # type: ignore[type-var]  # a dataclass, as above
 
     def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, Any]:
         """The coefficients of the rule beneath, before the adjustment."""

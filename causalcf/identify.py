@@ -611,12 +611,10 @@ def check(
     | `chi_square`, `g_sq` | discrete | four cells in five are expected in 5 rows, or 25 for `g_sq`; else "untestable" |
     | `pillai` | any | nothing continuous is given; it grows forests, which takes its time |
 
-    They are not the default, because for mixed and for nonlinear data they were found miscalibrated. At a level of 5 %, a true
-    independence was rejected in 25 % of samples by `pearsonr` and `fisher_z` under unequal noise (both nodes z times a normal,
-    400 rows; by the default in 5 %), and by `pillai` given a number in 14 % (two numbers), 13 % (a number and a binary node, both
-    linear, 1,000 rows) and 31 % (two categories, 300 rows). Within strata of two states by two, `chi_square` and `g_sq` correct
-    for continuity and reject next to never, in less than 0.5 % with ten strata, so that they overlook weak dependence. What the
-    default test calls "untestable" is so for all, and a state of fewer than 25 rows is for `pillai`.
+    They are not the default, because outside those conditions they reject what is true: `pearsonr` and `fisher_z` under unequal
+    noise, and with `gcm` where a confounder acts in curves. Within strata of two states by two, `chi_square` and `g_sq` correct
+    for continuity, so that they overlook weak dependence. What the default test calls "untestable" is so for all, and a state
+    of fewer than 25 rows is for `pillai`.
 
     R. Shah, J. Peters, "The Hardness of Conditional Independence Testing and the Generalised Covariance Measure", Annals of
     Statistics 2020, https://arxiv.org/abs/1804.07203. S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.

@@ -85,6 +85,8 @@ def load(source: str | Path, *, classes: tuple[type, ...] = ()) -> SCM:
     Raises:
         StoreError: the directory is missing, damaged or from another version.
     """
+    import torch
+
     from causalcf.scm import SCM
 
     shipped = isinstance(source, str) and source in model_names() and not Path(source).is_dir()
@@ -97,10 +99,11 @@ def load(source: str | Path, *, classes: tuple[type, ...] = ()) -> SCM:
     manifest = verify(directory)
     index = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in classes}
-    parts: dict[str, dict[str, Any]] = {
-        kind: {name: _class(path, known).load(directory / kind / _folder(name)) for name, path in index[kind].items()}
-        for kind in ("mechanisms", "judges")
-    }
+    with torch.random.fork_rng(devices=[]):  # networks draw initial weights, which are replaced at once
+        parts: dict[str, dict[str, Any]] = {
+            kind: {name: _class(path, known).load(directory / kind / _folder(name)) for name, path in index[kind].items()}
+            for kind in ("mechanisms", "judges")
+        }
     scm = SCM(CausalGraph.from_dict(index["graph"]), parts["mechanisms"])
     scm.judges = parts["judges"]
     scm.manifest = manifest

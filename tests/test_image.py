@@ -32,6 +32,11 @@ def test_predict_undoes_abduct(abducted, digits):
     assert (again.frame["digit"].astype(str) == digits.frame["digit"]).all()
 
 
+@pytest.mark.xfail(strict=True, reason="of the shipped model it is about .77: black corners do not tell their noise")
+def test_abducted_noise_is_of_unit_size(abducted):
+    assert float(abducted.noise["image"].std()) == pytest.approx(1.0, abs=0.15)
+
+
 def test_abducted_noise_is_of_unit_size_where_the_image_varies(abducted, digits):
     noise, image = abducted.noise["image"], torch.from_numpy(digits.images["image"]).float()
     close = torch.nn.functional.max_pool2d(image, 5, 1, 2) > 0
@@ -307,3 +312,10 @@ def test_a_model_whose_network_is_kept_as_before_says_how_to_go_on(shipped, tmp_
     (tmp_path / "unet").rename(tmp_path / "elsewhere")
     with pytest.raises(ccf.StoreError, match=r"no folder 'unet'.*Fit and save the model again"):
         Diffusion.load(tmp_path)
+
+
+def test_loading_a_model_leaves_the_global_random_numbers_alone(shipped, tmp_path):
+    directory = shipped.save(tmp_path / "model")
+    before = torch.get_rng_state()
+    ccf.load(directory)
+    assert torch.equal(torch.get_rng_state(), before)
