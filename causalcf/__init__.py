@@ -59,9 +59,10 @@ if TYPE_CHECKING:
     from causalcf.interventions import Policy, Scale, Shift
     from causalcf.judges import NetworkJudge, Ruler, fit_judges
     from causalcf.mechanism import Mechanism
-    from causalcf.query import Abduction, Counterfactual, abduct, counterfactual, reconstruct
+    from causalcf.query import Abduction, Counterfactual, abduct, choose_steps, counterfactual, reconstruct
     from causalcf.recipes import recipe
     from causalcf.scm import SCM
+    from causalcf.solvers import DDIM, EDICT, OBELM, Anderson, DPMSolverPP, EditFriendly, FixedPoint, Heun, Solver
     from causalcf.soundness import AuditReport, audit
     from causalcf.store import load, model_names, save
     from causalcf.tables import read_table, write_table
@@ -118,9 +119,10 @@ _HOME = {
     "interventions": ("Policy", "Scale", "Shift"),
     "judges": ("NetworkJudge", "Ruler", "fit_judges"),
     "mechanism": ("Mechanism",),
-    "query": ("Abduction", "Counterfactual", "abduct", "counterfactual", "reconstruct"),
+    "query": ("Abduction", "Counterfactual", "abduct", "choose_steps", "counterfactual", "reconstruct"),
     "recipes": ("recipe",),
     "scm": ("SCM",),
+    "solvers": ("DDIM", "EDICT", "OBELM", "Anderson", "DPMSolverPP", "EditFriendly", "FixedPoint", "Heun", "Solver"),
     "soundness": ("AuditReport", "audit"),
     "store": ("load", "model_names", "save"),
     "tables": ("read_table", "write_table"),

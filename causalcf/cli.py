@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -112,12 +112,21 @@ def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> di
     return {name: str(path) for name, path in paths.items()}
 
 
+def _steps(text: str | None) -> int | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return cast(Literal["auto"] | None, text)
+    if not text.isdecimal():
+        raise DataError(f"--steps is '{text}': give a number of noise levels, or auto.")
+    return int(text)
+
+
 def _audit(
-    model: str, rows: int, out: Path, seed: int, as_json: bool, *, guidance: str | None = None, steps: int | None = None,
-    again_rows: int | None = None, data: Path | None = None, index: str | None = None,
+    model: str, rows: int, out: Path, seed: int, as_json: bool, *, guidance: str | None = None, steps: str | None = None,
+    solver: str | None = None, again_rows: int | None = None, data: Path | None = None, index: str | None = None,
 ) -> None:  # fmt: skip
     from causalcf.batch import Batch
     from causalcf.recipes import recipe
+    from causalcf.solvers import solver_from_dict
     from causalcf.soundness import audit
     from causalcf.store import load
     from causalcf.tables import read_table
@@ -134,7 +143,8 @@ def _audit(
         batch,
         truth=truth,
         guidance=_guidance(guidance),
-        steps=steps,
+        steps=_steps(steps),
+        solver=solver_from_dict({"solver": solver}) if solver else None,
         again_rows=again_rows,
         seed=seed,
         progress=not as_json,
@@ -171,7 +181,16 @@ def audit_command(
     data: Annotated[Path | None, typer.Option("--data", help="A table of held-out rows, for a model of attributes.")] = None,
     index: Index = None,
     guidance: Rule = None,
-    steps: Annotated[int | None, typer.Option(help="Noise levels each way; the model's own unless told.")] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="Noise levels each way, or auto: the fewest that give images back; the model's own unless told."),
+    ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="FixedPoint, Anderson, DDIM, Heun, DPMSolverPP, OBELM, EDICT or EditFriendly; the model's own unless told."
+        ),
+    ] = None,
     again_rows: Annotated[
         int | None, typer.Option(help="So many rows go there and back, and round after round; all unless told.", min=2)
     ] = None,
@@ -179,7 +198,9 @@ def audit_command(
     as_json: Json = False,
 ) -> None:
     """Audit a model on held-out rows: composition, effectiveness, amplification, reversibility, true error."""
-    _audit(model, n, out, seed, as_json, guidance=guidance, steps=steps, again_rows=again_rows, data=data, index=index)
+    _audit(
+        model, n, out, seed, as_json, guidance=guidance, steps=steps, solver=solver, again_rows=again_rows, data=data, index=index
+    )
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The diffusion mechanism of an image: inversion abducts its noise, guided sampling predicts its counterfactual.
 
-    abduct    u = DDIM^-1(x; eps(.; pa))              all parents shown, no guidance
-    predict   x* = DDIM(u; sum_S c_S eps(.; pa*, S))  the guidance's terms, in one batched pass
+    abduct    u = solve^-1(x; eps(.; pa))              all parents shown, no guidance
+    predict   x* = solve(u; sum_S c_S eps(.; pa*, S))  the guidance's terms, in one batched pass
 
 T. Xia, F. De Sousa Ribeiro, R. R. Rasal, A. Kori, R. Mehta, B. Glocker, "Decoupled Classifier-Free Guidance for
 Counterfactual Diffusion Models", 2025, https://arxiv.org/abs/2506.14399; J. Ho, A. Jain, P. Abbeel, "Denoising Diffusion
@@ -25,12 +25,13 @@ from torch import Tensor
 
 from causalcf.attributes.base import describe_parents
 from causalcf.denoiser import AttributeSplitUNet
-from causalcf.errors import AbductionError, NotFittedError, StoreError
+from causalcf.errors import AbductionError, DataError, NotFittedError, StoreError
 from causalcf.graph import Node
-from causalcf.guidance import Adjusted, Guidance, Noisy, Plain, Shown, guidance_from_dict
-from causalcf.mechanism import Mechanism, Parents
+from causalcf.guidance import Adjusted, Guidance, Noisy, Plain, PlusPlus, Shown, guidance_from_dict
+from causalcf.levels import Levels, Prediction, noise_from_output
+from causalcf.mechanism import Mechanism, Parents, tell
 from causalcf.seeds import RowGenerator
-from causalcf.solvers import Levels, Prediction, fixed_point_inversion, noise_from_output, sample
+from causalcf.solvers import FixedPoint, Solver, solver_from_dict
 
 __all__ = ["Diffusion"]
 
@@ -44,7 +45,7 @@ class Diffusion(Mechanism):
         channels, patch, layers, attention: of the network, see `AttributeSplitUNet`.
         steps: noise levels visited by abduction and by prediction.
         guidance: the rule for predictions under an intervention.
-        tolerance: of the inversion, root mean square in units of the noise.
+        solver: of abduction and prediction, see `causalcf.solvers`; the warm-started fixed point unless told.
         hide_all: in training, the probability that all parents are hidden together.
         hide_one: in training, the probability that a parent is hidden by itself, so that every mask which guidance asks
             for is in distribution; 0 is the paper's scheme.
@@ -66,7 +67,7 @@ class Diffusion(Mechanism):
         attention: bool = False,
         steps: int = 25,
         guidance: Guidance | None = None,
-        tolerance: float = 3e-3,
+        solver: Solver | None = None,
         hide_all: float = 0.1,
         hide_one: float = 0.1,
         min_snr: float | None = None,
@@ -75,7 +76,7 @@ class Diffusion(Mechanism):
     ) -> None:
         super().__init__()
         self.network: dict[str, Any] = {"channels": list(channels), "patch": patch, "layers": layers, "attention": attention}
-        self.tolerance, self.hide_all, self.hide_one, self.min_snr = tolerance, hide_all, hide_one, min_snr
+        self.hide_all, self.hide_one, self.min_snr = hide_all, hide_one, min_snr
         self.denoiser = denoiser
         self.scheduler = DDIMScheduler(
             num_train_timesteps=1000,
@@ -84,9 +85,16 @@ class Diffusion(Mechanism):
             timestep_spacing="trailing",
             prediction_type=prediction,
         )
-        self.guidance = guidance or Plain()
-        self.steps = steps
+        self._set(guidance or Plain(), steps, solver or FixedPoint())
+
+    def _set(self, guidance: Guidance, steps: int, solver: Solver) -> None:
+        if isinstance(guidance, PlusPlus) and not solver.euler:
+            raise DataError(
+                f"CFG++ is defined for DDIM steps, which {type(solver).__name__} does not take. Use FixedPoint or DDIM."
+            )
+        self.guidance, self.steps, self.solver = guidance, steps, solver
         self.levels = Levels.from_scheduler(self.scheduler, steps, spacing="quadratic")
+        self.identified = solver.identified
 
     def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
         shape = tuple(value.shape[1:])
@@ -109,12 +117,9 @@ class Diffusion(Mechanism):
     def by_moved(self) -> bool:
         return self.guidance.by_moved
 
-    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None) -> Self:
+    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None, solver: Solver | None = None) -> Self:
         other = copy.copy(self)
-        if guidance is not None:
-            other.guidance = guidance
-        if steps is not None:
-            other.steps, other.levels = steps, Levels.from_scheduler(self.scheduler, steps, spacing="quadratic")
+        other._set(guidance or self.guidance, self.steps if steps is None else steps, solver or self.solver)
         return other
 
     def _noise_in(self, image: Tensor, timestep: int, output: Tensor) -> Tensor:
@@ -123,10 +128,14 @@ class Diffusion(Mechanism):
         return noise_from_output(image, output, signal**0.5, (1 - signal) ** 0.5, self.scheduler.config.prediction_type)
 
     def noise_prior(self) -> dist.TorchDistribution:
-        return cast(dist.TorchDistribution, dist.Normal(torch.zeros(self._fitted().shape), 1.0).to_event(3))
+        shape, scale = self._noise_shape(), self.solver.noise_scale(self.steps)
+        return cast(dist.TorchDistribution, dist.Normal(torch.zeros(shape), scale.expand(shape)).to_event(len(shape)))
+
+    def _noise_shape(self) -> tuple[int, ...]:
+        return self.solver.noise_shape(self._fitted().shape, self.steps)
 
     def draw_noise(self, generator: RowGenerator) -> Tensor:
-        return generator.normal(*self._fitted().shape).float()
+        return generator.normal(*self._noise_shape()).float() * self.solver.noise_scale(self.steps)
 
     def abduct(self, value: Tensor, parents: Parents, *, generator: RowGenerator) -> Tensor:
         denoiser = self._fitted()
@@ -138,25 +147,30 @@ class Diffusion(Mechanism):
             return self._noise_in(image, timestep, denoiser(image, time, given, everything[rows]))
 
         with torch.inference_mode():
-            noise, trace = fixed_point_inversion(value.float(), self.levels, eps, tolerance=self.tolerance)
-        if max(trace.residual) > 10 * self.tolerance:
+            noise, trace = self.solver.abduct(value.float(), self.levels, eps, generator.normal)
+        residual = trace.residual.max(dim=1).values
+        if bool((residual > self.solver.accepted).any()):
             warnings.warn(
-                f"abduction stopped at a residual of {max(trace.residual):.2g} (tolerance {self.tolerance:g}): the "
-                "counterfactual may lose detail. Train longer or use more steps.",
+                f"abduction stopped at a residual of {float(residual.max()):.2g} where {self.solver.accepted:.2g} is accepted: "
+                "the counterfactual may lose detail. Train longer or use more steps.",
                 stacklevel=2,
             )
+        first = noise[:, 0] if noise.dim() > value.dim() else noise  # a solver may keep more than the last level
+        tell(evaluations=trace.evaluations, residual=residual.clone(), noise_std=first.clone().flatten(1).std(dim=1))
         return noise.clone()
 
     def predict(self, noise: Tensor, parents: Parents, *, changed: frozenset[str] = frozenset()) -> Tensor:
+        tally = torch.zeros(len(noise), dtype=torch.int64)
         names, guidance, memory = self._fitted().names, self.guidance, dict[Any, Tensor]()
         places = {timestep: place for place, timestep in enumerate(self.levels.timesteps)}
 
         def eps(image: Tensor, timestep: int, _: Tensor) -> Tensor:
             if not isinstance(guidance, Adjusted):
                 terms = guidance.terms(names, changed, timestep)
-                return self._noise_in(image, timestep, self._weighted_output(image, timestep, parents, terms))
+                return self._noise_in(image, timestep, self._weighted_output(image, timestep, parents, terms, tally))
             masks = guidance.masks(names, changed, timestep)
             times = len(masks)
+            tally.add_(times)
             given = {name: value.repeat(times) for name, value in parents.items()}
             outputs = self._outputs(image.repeat(times, 1, 1, 1), timestep, given, masks, [len(image)] * times)
             shares = torch.split(outputs, len(image))
@@ -164,17 +178,21 @@ class Diffusion(Mechanism):
             return guidance.combine(predicted, names, changed, timestep, self._noisy(image, places[timestep]), memory)
 
         with torch.inference_mode():
-            image = sample(noise.float(), self.levels, eps)
+            image = self.solver.sample(noise.float(), self.levels, eps)
+        tell(prediction_evaluations=tally)
         return image.clamp(-1, 1).clone()
 
     def _noisy(self, image: Tensor, place: int) -> Noisy:
         alphas, sigmas = self.levels.alphas, self.levels.sigmas
         return Noisy(image, alphas[place + 1], sigmas[place + 1], sigmas[place] / alphas[place])
 
-    def _weighted_output(self, image: Tensor, timestep: int, parents: Parents, terms: Mapping[Shown, Any]) -> Tensor:
-        """The weighted sum of masked outputs: every (row, mask) with a weight is evaluated, all in one pass."""
+    def _weighted_output(
+        self, image: Tensor, timestep: int, parents: Parents, terms: Mapping[Shown, Any], tally: Tensor
+    ) -> Tensor:
+        """The weighted sum of masked outputs: every (row, mask) with a weight is evaluated, all in one pass, and counted."""
         weights = torch.stack([torch.as_tensor(c, dtype=torch.float32).expand(len(image)) for c in terms.values()])
         term, row = (weights.abs() > _NEGLIGIBLE).nonzero(as_tuple=True)
+        tally.index_add_(0, row, torch.ones_like(row))
         masks = list(terms)
         counts = [int((term == place).sum()) for place in range(len(masks))]
         outputs = self._outputs(image[row], timestep, {name: value[row] for name, value in parents.items()}, masks, counts)
@@ -238,7 +256,7 @@ class Diffusion(Mechanism):
         self.scheduler.save_pretrained(directory / "scheduler")
         settings = {
             "steps": self.steps,
-            "tolerance": self.tolerance,
+            "solver": self.solver.to_dict(),
             "hide_all": self.hide_all,
             "hide_one": self.hide_one,
             "min_snr": self.min_snr,
@@ -249,9 +267,10 @@ class Diffusion(Mechanism):
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        if not (directory / "unet").is_dir():
-            raise StoreError(f"'{directory}' has no folder 'unet': an older causalcf wrote it. Fit and save the model again.")
         settings: dict[str, Any] = json.loads((directory / "mechanism.json").read_text())
+        if not (directory / "unet").is_dir() or "solver" not in settings:
+            raise StoreError(f"'{directory}' was written by an older causalcf, in another layout. Fit and save the model again.")
+        settings["solver"] = solver_from_dict(settings["solver"])
         settings["guidance"] = guidance_from_dict(settings["guidance"])
         settings["prediction"] = json.loads((directory / "scheduler" / "scheduler_config.json").read_text())["prediction_type"]
         denoiser = AttributeSplitUNet.from_config(AttributeSplitUNet.load_config(directory / "denoiser"))

@@ -14,7 +14,9 @@ J. Pearl, "Causality", 2nd edition, 2009, section 7.1, gives the three steps abd
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,10 +28,30 @@ if TYPE_CHECKING:
     from causalcf.graph import Node
     from causalcf.guidance import Guidance
     from causalcf.seeds import RowGenerator
+    from causalcf.solvers import Solver
 
-__all__ = ["Mechanism", "Parents"]
+__all__ = ["Mechanism", "Parents", "listening", "tell"]
 
 Parents = Mapping[str, Tensor]
+_heard: ContextVar[dict[str, Tensor] | None] = ContextVar("heard", default=None)
+
+
+@contextmanager
+def listening() -> Iterator[dict[str, Tensor]]:
+    """What mechanisms `tell` meanwhile, by name, a number a row."""
+    heard: dict[str, Tensor] = {}
+    token = _heard.set(heard)
+    try:
+        yield heard
+    finally:
+        _heard.reset(token)
+
+
+def tell(**quantities: Tensor) -> None:
+    """From inside `abduct` or `predict`: what it took, a number a row each; nobody need be listening."""
+    heard = _heard.get()
+    if heard is not None:
+        heard.update(quantities)
 
 
 class Mechanism(nn.Module, ABC):
@@ -42,7 +64,7 @@ class Mechanism(nn.Module, ABC):
     """
 
     exact: ClassVar[bool] = True
-    identified: ClassVar[bool] = True
+    identified: bool = True
 
     @property
     def by_moved(self) -> bool:
@@ -87,6 +109,6 @@ class Mechanism(nn.Module, ABC):
     def load(cls, directory: Path) -> Self:
         """The mechanism that `save` wrote."""
 
-    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None) -> Self:
+    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None, solver: Solver | None = None) -> Self:
         """This mechanism with other settings for its predictions; one that has no such settings is itself."""
         return self

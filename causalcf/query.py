@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, overload
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -13,20 +13,23 @@ from torch import Tensor
 
 from causalcf.batch import Batch
 from causalcf.encoding import decode, decode_column, decode_image, encode_column, encode_image
-from causalcf.errors import DataError
+from causalcf.errors import AbductionError, DataError
 from causalcf.evidence import Posterior, infer_missing
 from causalcf.guidance import Guidance
 from causalcf.interventions import Do, Policy, resolve
+from causalcf.metrics import image_distance
 from causalcf.progress import progress as show_progress
 from causalcf.scm import SCM
 from causalcf.seeds import RowGenerator, row_keys
+from causalcf.solvers import Solver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Abduction", "Counterfactual", "abduct", "counterfactual", "reconstruct"]
+__all__ = ["Abduction", "Counterfactual", "abduct", "choose_steps", "counterfactual", "reconstruct"]
 
 _IMAGE_ROWS, _TABLE_ROWS = 64, 65_536  # rows that are in memory in model space at a time, with images and without
+_STEPS = (10, 15, 20, 25, 30, 40, 50)  # counts of noise levels that `choose_steps` tries
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,13 @@ class Abduction:
         scm: the model, with the settings it was abducted under.
         factual: the batch.
         noise: (row, *noise) by node, in model space.
+        diagnostics: see `Counterfactual`.
     """
 
     scm: SCM
     factual: Batch
     noise: Mapping[str, Tensor]
+    diagnostics: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def __repr__(self) -> str:
         return f"Abduction({self.factual!r}, nodes=[{', '.join(self.noise)}])"
@@ -65,6 +70,9 @@ class Counterfactual:
             was observed, indexed by (draw, row). In `frame` such a row has the mean of its draws, or the most frequent label; its
             image is that of the first draw.
         inferred: what is known of every missing factual value, see `causalcf.evidence.Posterior.summary`.
+        diagnostics: what the image took, a row each: `image.evaluations` of the network in abduction, the largest
+            `image.residual` of its equations (in units of the noise; NaN where the solver solves none), `image.noise_std`, the
+            standard deviation of its noise, ideally 1, and `image.prediction_evaluations`. Without an image no columns.
     """
 
     frame: pd.DataFrame
@@ -76,6 +84,7 @@ class Counterfactual:
     why_not: Mapping[str, str]
     draws: pd.DataFrame | None = None
     inferred: pd.DataFrame | None = None
+    diagnostics: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def __repr__(self) -> str:
         return f"Counterfactual(rows={len(self.frame)}, do=[{', '.join(self.do)}], changed=[{', '.join(sorted(self.changed))}])"
@@ -134,12 +143,45 @@ def abduct(scm: SCM, batch: Batch, *, seed: int = 0, progress: bool = False) -> 
             f"{batch.incomplete.sum()} rows miss an attribute: their noise is not one but a distribution. "
             "Ask counterfactual(), which draws from it, or drop the rows."
         )
-    pieces, columns = [], _Columns(batch)
+    pieces, columns, told = [], _Columns(batch), _Told()
     with show_progress("abduction", len(batch), show=progress) as advance:
         for rows in _chunks(batch):
-            pieces.append(scm.abduct(columns.rows(rows), _generator(batch, rows, seed)))
+            pieces.append(scm.abduct(columns.rows(rows), _generator(batch, rows, seed), trace=told.next()))
             advance(rows.stop, "")
-    return Abduction(scm, batch, {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]})
+    noise = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return Abduction(scm, batch, noise, told.frame(batch.frame.index))
+
+
+def choose_steps(
+    scm: SCM, batch: Batch, *, tolerance: float = 0.5, rows: int = 32, solver: Solver | None = None, seed: int = 0
+) -> int:
+    """The fewest noise levels with which images come back from their noise as they were; what `steps="auto"` asks.
+
+    Args:
+        scm: fitted, with an image node.
+        batch: with images; the first rows of it are tried.
+        tolerance: the largest accepted mean absolute difference, grey level.
+        rows: how many are tried.
+        solver: of the image; the model's own unless told.
+        seed: of the abduction.
+
+    Raises:
+        AbductionError: no count of levels is good enough; the best one is named.
+    """
+    some = batch.rows(slice(0, rows))
+    if not some.images:
+        raise DataError("steps='auto' tries the images of the batch, and it has none.")
+    found: dict[int, float] = {}
+    for steps in _STEPS:
+        again = reconstruct(abduct(scm.configured(steps=steps, solver=solver), some, seed=seed))
+        found[steps] = max(float(image_distance(again.images[name], some.images[name]).mean()) for name in some.images)
+        if found[steps] <= tolerance:
+            return steps
+    best = min(found, key=lambda steps: found[steps])
+    raise AbductionError(
+        f"no count of levels up to {max(_STEPS)} gives the images back to {tolerance:g} grey levels; the best is steps={best}, "
+        f"with {found[best]:.2f}. Allow choose_steps a larger tolerance, or train longer."
+    )
 
 
 def reconstruct(abduction: Abduction) -> Batch:
@@ -172,6 +214,22 @@ def _doubts(scm: SCM, do: Collection[str], changed: frozenset[str]) -> dict[str,
     return doubts
 
 
+class _Told:
+    """What mechanisms tell of every row, while its chunks come in."""
+
+    def __init__(self) -> None:
+        self.pieces: list[dict[str, Tensor]] = []
+
+    def next(self) -> dict[str, Tensor]:
+        self.pieces.append({})
+        return self.pieces[-1]
+
+    def frame(self, index: pd.Index) -> pd.DataFrame:
+        names = self.pieces[0] if self.pieces else {}
+        columns = {name: torch.cat([piece[name] for piece in self.pieces]).numpy() for name in names}
+        return pd.DataFrame(columns, index=index)
+
+
 class _Answer:
     """One scenario while its chunks come in."""
 
@@ -182,6 +240,7 @@ class _Answer:
         self.doubts = _doubts(scm, self.do, self.changed)
         self.undecided = {name: np.zeros(len(factual), dtype=bool) for name in self.doubts}
         self.columns: dict[str, NDArray[np.generic]] = {}
+        self.told = _Told()
 
     @property
     def predicted(self) -> set[str]:
@@ -196,7 +255,7 @@ class _Answer:
         scm = self.scm
         if self.guidance is not None:  # it may have a weight a row
             scm = scm.configured(guidance=self.guidance.rows(rows, len(self.factual)))
-        values = scm.predict(noise, actions, fact)
+        values = scm.predict(noise, actions, fact, trace=self.told.next())
         for name in self.changed:
             if name in values:
                 node = self.scm.graph.node(name)
@@ -208,7 +267,7 @@ class _Answer:
             for name in nodes:
                 self.undecided[doubt][rows] |= (values[name] != fact[name]).numpy()
 
-    def finish(self) -> Counterfactual:
+    def finish(self, abduction: pd.DataFrame) -> Counterfactual:
         images: dict[str, Any] = {name: self.columns.get(name, pixels) for name, pixels in self.factual.images.items()}
         new = {name: self._series(name) for name in self.columns if name not in images}
         old = {name: self.factual.frame[name] for name in self.factual.frame if name not in new}
@@ -218,7 +277,10 @@ class _Answer:
         why_not = {doubt: reason for doubt, (reason, _) in self.doubts.items() if self.undecided[doubt].any()}
         doubtful = np.logical_or.reduce(list(self.undecided.values())) if self.undecided else np.zeros(len(frame), dtype=bool)
         identified = pd.Series(~doubtful, index=frame.index, name="identified")
-        return Counterfactual(frame, images, self.factual, given, self.changed, identified, why_not)
+        images_reached = [name for name in images if name in self.changed]
+        kept = [name for name in abduction if name.rpartition(".")[0] in images_reached]
+        told = pd.concat([abduction[kept], self.told.frame(frame.index)], axis=1)
+        return Counterfactual(frame, images, self.factual, given, self.changed, identified, why_not, diagnostics=told)
 
     def _series(self, name: str) -> pd.Series | NDArray[np.generic]:
         column = self.columns[name]
@@ -233,14 +295,16 @@ class _Answer:
 
 @overload
 def counterfactual(
-    scm: SCM, batch: Batch | Abduction, do: Do, *, guidance: Guidance | None = None, steps: int | None = None,
+    scm: SCM, batch: Batch | Abduction, do: Do, *, guidance: Guidance | None = None,
+    steps: int | Literal["auto"] | None = None, solver: Solver | None = None,
     draws: int = 200, seed: int = 0, progress: bool = False,
 ) -> Counterfactual: ...  # fmt: skip
 
 
 @overload
 def counterfactual(
-    scm: SCM, batch: Batch | Abduction, do: Sequence[Do], *, guidance: Guidance | None = None, steps: int | None = None,
+    scm: SCM, batch: Batch | Abduction, do: Sequence[Do], *, guidance: Guidance | None = None,
+    steps: int | Literal["auto"] | None = None, solver: Solver | None = None,
     draws: int = 200, seed: int = 0, progress: bool = False,
 ) -> list[Counterfactual]: ...  # fmt: skip
 
@@ -251,7 +315,8 @@ def counterfactual(
     do: Do | Sequence[Do],
     *,
     guidance: Guidance | None = None,
-    steps: int | None = None,
+    steps: int | Literal["auto"] | None = None,
+    solver: Solver | None = None,
     draws: int = 200,
     seed: int = 0,
     progress: bool = False,
@@ -264,7 +329,9 @@ def counterfactual(
         do: by node, in the user's units; see `causalcf.interventions`. A list of interventions is answered with a list: all
             share the noise, which is abducted once.
         guidance: the rule for images; the model's own unless told.
-        steps: noise levels that an image visits each way; the model's own unless told.
+        steps: noise levels that an image visits each way; the model's own unless told. `auto` takes the fewest that give images
+            of the batch back to half a grey level, see `choose_steps`.
+        solver: of the image, see `causalcf.solvers`; the model's own unless told.
         draws: of a row that misses attributes, from their posterior given the others.
         seed: for nodes whose value does not determine their noise, and for interventions that are drawn.
         progress: show how far it is.
@@ -280,10 +347,16 @@ def counterfactual(
         >>> ccf.counterfactual(scm, rows, do={"thickness": 4.0}).frame["thickness"].tolist()
         [4.0, 4.0]
     """
-    if isinstance(batch, Abduction) and steps is not None:
-        raise DataError("steps belongs to the abduction, which is done. Use abduct(scm.configured(steps=...), batch).")
-    scm = (batch.scm if isinstance(batch, Abduction) else scm).configured(guidance=guidance, steps=steps)
-    factual = batch.factual if isinstance(batch, Abduction) else batch
+    if isinstance(batch, Abduction):
+        for name, given in (("steps", steps), ("solver", solver)):
+            if given is not None:
+                raise DataError(f"{name} belongs to the abduction, which is done. Use abduct(scm.configured({name}=...), batch).")
+        scm, factual = batch.scm, batch.factual
+    else:
+        factual = batch
+    if steps == "auto":
+        steps = choose_steps(scm, factual, solver=solver, seed=seed)
+    scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
     _check_graph(scm, factual)
     if factual.incomplete.any():
         found = _partial(scm, factual, [do] if isinstance(do, Mapping) else do, draws, seed, progress)
@@ -293,17 +366,19 @@ def counterfactual(
     parents = {parent for name in nodes for parent in scm.graph.parents(name)}
     policies = any(isinstance(column, Policy) for answer in answers for column in answer.do.values())
     columns = _Columns(factual, None if policies else nodes.union(parents, *(answer.do for answer in answers)))
+    told = _Told()
     with show_progress("counterfactuals", len(factual), show=progress) as advance:
         for rows in _chunks(factual):
             fact = columns.rows(rows)
             if isinstance(batch, Abduction):
                 noise = {name: batch.noise[name][rows] for name in nodes}
             else:
-                noise = scm.abduct(fact, _generator(factual, rows, seed), nodes)
+                noise = scm.abduct(fact, _generator(factual, rows, seed), nodes, trace=told.next())
             for answer in answers:
                 answer.add(noise, fact, rows)
             advance(rows.stop, "")
-    finished = [answer.finish() for answer in answers]
+    diagnostics = batch.diagnostics if isinstance(batch, Abduction) else told.frame(factual.frame.index)
+    finished = [answer.finish(diagnostics) for answer in answers]
     return finished[0] if isinstance(do, Mapping) else finished
 
 

@@ -25,11 +25,12 @@ from causalcf.errors import DataError, GraphError, NotFittedError
 from causalcf.graph import CausalGraph
 from causalcf.guidance import Guidance
 from causalcf.interventions import Do, Policy, resolve
-from causalcf.mechanism import Mechanism
+from causalcf.mechanism import Mechanism, listening
 from causalcf.seeds import RowGenerator, row_keys
 
 if TYPE_CHECKING:
     from causalcf.files import Manifest
+    from causalcf.solvers import Solver
 
 __all__ = ["SCM"]
 
@@ -47,18 +48,27 @@ def _default(graph: CausalGraph, name: str) -> Mechanism:
 
 def _predict_by_moved(
     mechanism: Mechanism, noise: Tensor, parents: Mapping[str, Tensor], reached: frozenset[str], moved: Mapping[str, Tensor]
-) -> Tensor:
-    """The prediction in which a row's changed parents are those that moved in it; rows alike are predicted together."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The prediction in which a row's changed parents are those that moved in it, and what it took; rows alike go together."""
     if not moved:
-        return mechanism.predict(noise, parents, changed=reached)
+        with listening() as told:
+            return mechanism.predict(noise, parents, changed=reached), told
     patterns, which = torch.unique(torch.stack(list(moved.values()), dim=1), dim=0, return_inverse=True)
-    pieces, order = [], []
+    pieces, order, traces = [], [], []
     for place, pattern in enumerate(patterns.tolist()):
         rows = (which == place).nonzero()[:, 0]
         changed = reached.difference(name for name, has_moved in zip(moved, pattern, strict=True) if not has_moved)
-        pieces.append(mechanism.predict(noise[rows], {name: value[rows] for name, value in parents.items()}, changed=changed))
+        with listening() as told:
+            pieces.append(mechanism.predict(noise[rows], {name: value[rows] for name, value in parents.items()}, changed=changed))
+        traces.append(told)
         order.append(rows)
-    return torch.cat(pieces)[torch.cat(order).argsort()]
+    back = torch.cat(order).argsort()
+    return torch.cat(pieces)[back], {key: torch.cat([told[key] for told in traces])[back] for key in traces[0]}
+
+
+def _record(trace: dict[str, Tensor] | None, name: str, told: Mapping[str, Tensor]) -> None:
+    if trace is not None:
+        trace.update({f"{name}.{quantity}": tensor for quantity, tensor in told.items()})
 
 
 class SCM:
@@ -103,16 +113,18 @@ class SCM:
         ]
         return pd.DataFrame(rows, columns=["node", "candidate", "score", "error", "chosen", "reason"])
 
-    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None) -> Self:
+    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None, solver: Solver | None = None) -> Self:
         """The same model with other settings for its predictions; the networks are shared.
 
         Args:
             guidance: the rule for images under an intervention.
             steps: noise levels that abduction and prediction of an image visit.
+            solver: of abduction and prediction of an image.
         """
         other = copy.copy(self)
         other.mechanisms = {
-            name: mechanism.configured(guidance=guidance, steps=steps) for name, mechanism in self.mechanisms.items()
+            name: mechanism.configured(guidance=guidance, steps=steps, solver=solver)
+            for name, mechanism in self.mechanisms.items()
         }
         return other
 
@@ -123,7 +135,12 @@ class SCM:
         return {parent: values[parent] for parent in self.graph.parents(name)}
 
     def abduct(
-        self, values: Mapping[str, Tensor], generator: RowGenerator, nodes: Collection[str] | None = None
+        self,
+        values: Mapping[str, Tensor],
+        generator: RowGenerator,
+        nodes: Collection[str] | None = None,
+        *,
+        trace: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The noise that explains the values of the nodes, in model space.
 
@@ -131,18 +148,24 @@ class SCM:
             values: (row, *value) by node; nodes without a value (an image that was not given) are left out.
             generator: for nodes whose value does not determine their noise.
             nodes: whose noise; all unless told.
+            trace: filled with what it took, (row,) by "<name>.<quantity>".
         """
-        return {
-            name: self.mechanisms[name].abduct(values[name], self._parents(name, values), generator=generator.stream(name))
-            for name in self.graph.order
-            if name in values and (nodes is None or name in nodes)
-        }
+        noise: dict[str, Tensor] = {}
+        for name in self.graph.order:
+            if name in values and (nodes is None or name in nodes):
+                parents, stream = self._parents(name, values), generator.stream(name)
+                with listening() as told:
+                    noise[name] = self.mechanisms[name].abduct(values[name], parents, generator=stream)
+                _record(trace, name, told)
+        return noise
 
     def predict(
         self,
         noise: Mapping[str, Tensor],
         do: Mapping[str, Tensor | Rule] | None = None,
         factual: Mapping[str, Tensor] | None = None,
+        *,
+        trace: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The value of every node under this noise and intervention, causes first, in model space.
 
@@ -151,6 +174,7 @@ class SCM:
             do: (row,) by intervened node, or a function that gives it from the values of the nodes before.
             factual: the values that the noise was abducted from; what the intervention cannot reach then keeps its factual
                 value bit for bit, and so does a row of an exact mechanism whose parents did not move.
+            trace: filled with what it took, (row,) by "<name>.<quantity>".
         """
         do, factual = do or {}, factual or {}
         affected = self.graph.descendants(do)
@@ -164,11 +188,11 @@ class SCM:
             elif name in noise:
                 parents, mechanism = self._parents(name, values), self.mechanisms[name]
                 reached = affected.intersection(parents)
+                moved: dict[str, Tensor] = {}
                 if mechanism.by_moved:
                     moved = {parent: values[parent] != factual[parent] for parent in sorted(reached) if parent in factual}
-                    values[name] = _predict_by_moved(mechanism, noise[name], parents, reached, moved)
-                else:
-                    values[name] = mechanism.predict(noise[name], parents, changed=reached)
+                values[name], told = _predict_by_moved(mechanism, noise[name], parents, reached, moved)
+                _record(trace, name, told)
                 if mechanism.exact and name in factual:
                     any_moved = torch.zeros(len(values[name]), dtype=torch.bool)
                     for parent in reached:

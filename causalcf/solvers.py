@@ -1,119 +1,69 @@
-"""Deterministic diffusion, both ways: from noise to image (DDIM), and from image to the noise that explains it.
+"""Solvers: from noise to image by diffusion, and from an image to the noise that explains it.
 
     name          symbol                  meaning
     alphas        alpha_i = sqrt(abar)    signal at level i; level 0 is the clean image
     sigmas        sigma_i                 noise at level i
     ratios        s_i = sigma_i/alpha_i   the time of the ordinary differential equation
-    scaled        z_i = x_i/alpha_i       its state
+    scaled        z_i = x_i/alpha_i       its state:  dz/ds = eps(x)
+    gap           h_i = s_i - s_{i-1}     the length of a step
     noise         eps                     the network's prediction, a function of (x, level)
 
-DDIM is Euler's method in s:  z_{i-1} = z_i - (s_i - s_{i-1}) eps(alpha_i z_i, t_i).  Undoing a step means solving
-z_i = z_{i-1} + (s_i - s_{i-1}) eps(alpha_i z_i, t_i) for z_i, an implicit equation: a fixed point, started from the
-previous step's eps.
+    solver          prediction, level i to i - 1                     abduction                                   evaluations
+    FixedPoint      z_{i-1} = z_i - h_i eps_i  (Euler, DDIM)         solves that for z_i                         N | 1 to 2 N
+    Anderson        the same                                         the same, iterations accelerated            N | 1 to 2 N
+    DDIM            the same                                         guesses eps_i once, as published baselines  N | N
+    Heun            with the mean of the slopes at both ends         solves that for z_i                         2 N | 2 to 4 N
+    DPMSolverPP     second order in log s, from two levels           the same rule upwards                       N | N
+    OBELM           leapfrog, from two levels                        undone exactly                              N | N
+    EDICT           two coupled states                               undone exactly                              2 N | 2 N
+    EditFriendly    ancestral sampling with stored noise maps        a draw of the maps that give the image      N | N
+
+Exact here means: while the same eps runs both ways. OBELM and EDICT carry a second state, which was found under the factual
+parents; an intervention does not move it, so that their counterfactuals drift.
 
 J. Song, C. Meng, S. Ermon, "Denoising Diffusion Implicit Models", ICLR 2021, https://arxiv.org/abs/2010.02502; Z. Pan,
 R. Gherardi, X. Xie, S. Huang, "Effective Real Image Editing with Accelerated Iterative Diffusion Inversion", ICCV 2023,
-https://arxiv.org/abs/2309.04907, for the fixed point.
+https://arxiv.org/abs/2309.04907, for the fixed point and its acceleration; T. Karras, M. Aittala, T. Aila, S. Laine,
+"Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022, https://arxiv.org/abs/2206.00364, for Heun.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from causalcf.errors import AbductionError
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
+from causalcf.errors import AbductionError, DataError
+from causalcf.levels import Levels
 
 __all__ = [
+    "DDIM",
+    "EDICT",
+    "OBELM",
+    "SOLVERS",
+    "Anderson",
+    "DPMSolverPP",
+    "Draw",
+    "EditFriendly",
+    "FixedPoint",
+    "Heun",
     "InversionTrace",
-    "Levels",
     "NoisePrediction",
-    "Prediction",
-    "Spacing",
-    "fixed_point_inversion",
-    "noise_from_output",
-    "sample",
+    "Solver",
+    "solver_from_dict",
 ]
 
-Spacing = Literal["trailing", "quadratic"]
-Prediction = Literal["epsilon", "v_prediction", "sample"]
-"""What a network predicts, by diffusers' names: the noise, v = alpha eps - sigma x_0, or the clean image x_0."""
 NoisePrediction = Callable[[Tensor, int, Tensor], Tensor]
 """eps(x, timestep, rows): the noise in x, (rows, ...), where `rows` says which rows of the batch x holds."""
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The grid of noise levels that abduction and prediction share, level 0 the clean image.
-
-    Attributes:
-        timesteps: training timestep of level i at place i - 1.
-        alphas, sigmas: of level i at place i, one longer.
-    """
-
-    timesteps: tuple[int, ...]
-    alphas: tuple[float, ...]
-    sigmas: tuple[float, ...]
-
-    @classmethod
-    def from_scheduler(cls, scheduler: DDIMScheduler, steps: int, *, spacing: Spacing = "trailing") -> Levels:
-        """The levels that are visited in this many steps.
-
-        Args:
-            scheduler: its noise schedule.
-            steps: how many levels there are besides the clean image.
-            spacing: `trailing` is the grid of the diffusers scheduler itself; `quadratic` puts more levels near the clean image,
-                where undoing a long step is ill-posed because denoising forgets.
-
-        Raises:
-            AbductionError: the scheduler clips its prediction, which cannot be undone, or the grids of the two directions
-                would differ.
-        """
-        config = scheduler.config
-        if config.clip_sample or config.thresholding:
-            raise AbductionError(
-                "the scheduler clips its predicted clean image (clip_sample or thresholding), which abduction cannot undo. "
-                "Build it with clip_sample=False and thresholding=False."
-            )
-        if config.timestep_spacing != "trailing":
-            raise AbductionError(
-                f"the scheduler's timestep_spacing is '{config.timestep_spacing}', with which the grids of abduction and "
-                "prediction differ. Build it with timestep_spacing='trailing'."
-            )
-        if config.prediction_type not in get_args(Prediction):
-            raise AbductionError(
-                f"prediction_type is '{config.prediction_type}'. Those supported are: {', '.join(get_args(Prediction))}."
-            )
-        total = int(config.num_train_timesteps)
-        if spacing == "trailing":
-            if not 1 <= steps <= total or total % steps:
-                near = sorted((n for n in range(1, total + 1) if total % n == 0), key=lambda n: abs(n - steps))[:4]
-                raise AbductionError(
-                    f"steps={steps} does not divide the {total} timesteps of training, so that the grids of abduction and "
-                    f"prediction would differ. Try one of {', '.join(map(str, sorted(near)))}."
-                )
-            timesteps = tuple(range(total // steps - 1, total, total // steps))
-        else:
-            timesteps = tuple(round((total - 1) * (level / steps) ** 2) for level in range(1, steps + 1))
-            if not timesteps or len(set(timesteps)) < steps:
-                raise AbductionError(f"steps={steps} is not possible with quadratic spacing of {total} timesteps. Try 10 to 50.")
-        cumulative = scheduler.alphas_cumprod.double()
-        signal = [1.0, *(float(cumulative[t]) for t in timesteps)]
-        return cls(timesteps, tuple(a**0.5 for a in signal), tuple((1 - a) ** 0.5 for a in signal))
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
-
-    def gap(self, level: int) -> float:
-        """h_i = s_i - s_{i-1}, the length of the step between level i - 1 and level i."""
-        below, here = (self.sigmas[i] / self.alphas[i] for i in (level - 1, level))
-        return here - below
+Draw = Callable[..., Tensor]
+"""draw(*shape): standard normal numbers, (row, *shape), each row's own."""
+_PARALLEL = 1e-10  # of the Gram matrix's trace, added to it, so that parallel differences can be solved for
 
 
 @dataclass
@@ -121,93 +71,432 @@ class InversionTrace:
     """What abduction took and how well it solved its equations.
 
     Attributes:
-        evaluations: rows that went through the network.
-        residual: largest residual of the accepted solution, over rows, one a level: root mean square, in units of the noise.
+        evaluations: of the network, (row,).
+        residual: of the accepted solution, root mean square over the pixels in units of the noise, (row, level). 0 where a
+            solver is exact by construction, NaN where it solves no equation, so that nothing is known.
     """
 
-    evaluations: int = 0
-    residual: list[float] = field(default_factory=list)
+    evaluations: Tensor
+    residual: Tensor
 
 
-def noise_from_output(image: Tensor, output: Tensor, alpha: float, sigma: float, prediction: Prediction) -> Tensor:
-    """The noise in x_t that a network's output stands for, (batch, ...).
+class _Counted:
+    """The noise prediction, with a count of what every row was asked for and an error where it is not finite."""
 
-    T. Salimans, J. Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022,
-    https://arxiv.org/abs/2202.00512, for v.
-    """
-    if prediction == "epsilon":
-        return output
-    if prediction == "v_prediction":
-        return alpha * output + sigma * image
-    return (image - alpha * output) / sigma
+    def __init__(self, predict: NoisePrediction, rows: int) -> None:
+        self.predict = predict
+        self.all = torch.arange(rows)
+        self.evaluations = torch.zeros(rows, dtype=torch.int64)
 
+    def __call__(self, x: Tensor, timestep: int, rows: Tensor | None = None) -> Tensor:
+        rows = self.all if rows is None else rows
+        self.evaluations[rows] += 1
+        eps = self.predict(x, timestep, rows)
+        finite = torch.isfinite(eps).flatten(1).all(1)
+        if not finite.all():
+            bad = rows[~finite].tolist()
+            raise AbductionError(f"the noise prediction at timestep {timestep} is not finite for rows {bad} of the batch.")
+        return eps
 
-def sample(noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
-    """DDIM from noise (level N) to the clean image (level 0); one evaluation a level."""
-    rows = torch.arange(len(noise))
-    image = noise
-    for level in range(len(levels), 0, -1):
-        eps = predict(image, levels.timesteps[level - 1], rows)
-        scaled = image / levels.alphas[level] - levels.gap(level) * eps
-        image = scaled * levels.alphas[level - 1]
-    return image
+    def trace(self, levels: Levels, residual: float) -> InversionTrace:
+        return InversionTrace(self.evaluations, torch.full((len(self.all), len(levels)), residual))
 
 
-def fixed_point_inversion(
-    image: Tensor,
-    levels: Levels,
-    predict: NoisePrediction,
-    *,
-    tolerance: float = 3e-3,
-    iterations: int = 8,
-) -> tuple[Tensor, InversionTrace]:
-    """The noise from which `sample` gives back the image.
+def _column(numbers: Tensor, like: Tensor) -> Tensor:
+    """A number a row, to be multiplied with images."""
+    return numbers.view(-1, *[1] * (like.dim() - 1))
 
-    Every level's implicit equation is solved by fixed-point iteration, warm-started by extending the line through the two
-    previous levels' eps. A row stops as soon as its residual is below the tolerance; where the residual grows, its step is
-    halved.
 
-    Args:
-        image: clean, (batch, ...), in [-1, 1].
-        levels: the grid that prediction will use.
-        predict: the noise prediction under the factual parents.
-        tolerance: largest accepted change that one more iteration would make to x_i, root mean square over the pixels.
-        iterations: at most so many evaluations a level and row.
+class Solver(ABC):
+    """How the noise of an image is found, and the image of a noise."""
 
-    Returns:
-        The noise, (batch, ...), and what it took.
+    euler: ClassVar[bool] = False  # whether prediction is a DDIM step a level
+    identified: ClassVar[bool] = True  # whether the image determines the noise; if not, abduction is a draw
+    accepted: float = math.inf  # a residual beyond which the user is warned
 
-    Raises:
-        AbductionError: the network returned NaN or infinity; the rows are named.
-    """
-    trace = InversionTrace()
-    scaled, eps = image, torch.zeros_like(image)
-    before: Tensor | None = None
-    for level in range(1, len(levels) + 1):
-        timestep, alpha, gap = levels.timesteps[level - 1], levels.alphas[level], levels.gap(level)
-        active = torch.arange(len(image))
-        damping = image.new_ones(len(image))
-        best = image.new_full((len(image),), torch.inf)
-        guess = eps if before is None else 2 * eps - before
-        accepted = guess.clone()
-        for _ in range(iterations):
-            found = predict(alpha * (scaled[active] + gap * guess[active]), timestep, active)
-            trace.evaluations += len(active)
-            change = alpha * gap * (found - guess[active])
-            residual = change.flatten(1).square().mean(1).sqrt()
-            if not torch.isfinite(residual).all():
-                bad = active[~torch.isfinite(residual)].tolist()
-                raise AbductionError(f"the noise prediction at timestep {timestep} is not finite for rows {bad} of the batch.")
+    def noise_shape(self, shape: tuple[int, ...], steps: int) -> tuple[int, ...]:
+        """The shape of one row's noise, for images of this shape and so many levels."""
+        return shape
+
+    def noise_scale(self, steps: int) -> Tensor:
+        """Standard deviation of the noise under its prior, to be broadcast over `noise_shape`."""
+        return torch.ones(())
+
+    @abstractmethod
+    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+        """The noise from which `sample` gives back the image.
+
+        Args:
+            image: clean, (row, ...), in [-1, 1].
+            levels: the grid that prediction will use.
+            predict: the noise prediction under the factual parents.
+            draw: random numbers, for a solver whose noise the image does not determine.
+
+        Returns:
+            The noise, (row, *noise_shape), and what it took.
+
+        Raises:
+            AbductionError: the network returned NaN or infinity; the rows are named.
+        """
+
+    @abstractmethod
+    def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
+        """The clean image of a noise, (row, ...)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The solver as JSON; `solver_from_dict` reads it back."""
+        return {"solver": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]  # every solver is a dataclass
+
+
+def _checked(solver: Any, **lowest: float) -> None:
+    for name, low in lowest.items():
+        value = getattr(solver, name)
+        if not (math.isfinite(value) and value >= low):
+            raise DataError(f"{type(solver).__name__} has {name}={value}: it is a number from {low:g} up.")
+
+
+class _OneStep(Solver):
+    """z_{i-1} = z_i - h_i slope(z_i); abduction solves the equation for z_i by fixed-point iteration."""
+
+    tolerance: float
+    iterations: int
+    memory: int = 0
+
+    @property
+    def accepted(self) -> float:  # type: ignore[override]
+        return 10 * self.tolerance
+
+    @abstractmethod
+    def slope(self, scaled: Tensor, level: int, levels: Levels, predict: NoisePrediction, rows: Tensor) -> Tensor:
+        """By how much z falls along a step from this level down, per unit of s."""
+
+    def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
+        rows, scaled = torch.arange(len(noise)), noise / levels.alphas[-1]
+        for level in range(len(levels), 0, -1):
+            scaled = scaled - levels.gap(level) * self.slope(scaled, level, levels, predict, rows)
+        return scaled * levels.alphas[0]
+
+    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+        counted = _Counted(predict, len(image))
+        scaled, slope, before = image, torch.zeros_like(image), None
+        residuals = []
+        for level in range(1, len(levels) + 1):
+            guess = slope if before is None else 2 * slope - before  # the line through the two previous levels
+            found, residual = self._solve(scaled, guess, level, levels, counted)
+            before, slope = slope if level > 1 else None, found
+            scaled = scaled + levels.gap(level) * slope
+            residuals.append(residual)
+        return scaled * levels.alphas[-1], InversionTrace(counted.evaluations, torch.stack(residuals, dim=1))
+
+    def _solve(
+        self, scaled: Tensor, guess: Tensor, level: int, levels: Levels, predict: _Counted
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The slope g with g = slope(z_{i-1} + h_i g), and its residual a row.
+
+        A row stops as soon as its residual is below the tolerance; where the residual grows, its step is halved.
+        """
+        alpha, gap = levels.alphas[level], levels.gap(level)
+        active, damping = torch.arange(len(scaled)), scaled.new_ones(len(scaled))
+        best = scaled.new_full((len(scaled),), torch.inf)
+        accepted, guess = guess.clone(), guess.clone()
+        tried: list[tuple[Tensor, Tensor]] = []  # (guess, found) of earlier iterations, all rows
+        for _ in range(self.iterations):
+            found = self.slope(scaled[active] + gap * guess[active], level, levels, predict, active)
+            residual = (alpha * gap * (found - guess[active])).flatten(1).square().mean(1).sqrt()
             better = residual < best[active]
             accepted[active[better]] = found[better]
             damping[active[~better]] *= 0.5
             best[active] = torch.minimum(best[active], residual)
-            step = damping[active].view(-1, *[1] * (image.dim() - 1))
-            guess = guess.index_copy(0, active, torch.lerp(guess[active], found, step))
-            active = active[residual > tolerance]
+            target = _accelerated(guess[active], found, [(g[active], f[active]) for g, f in tried]) if tried else found
+            target = torch.where(_column(better, found), target, found)
+            if self.memory:
+                tried = [*tried, (guess, guess.index_copy(0, active, found))][-self.memory :]
+            step = torch.lerp(guess[active], target, _column(damping[active], found))
+            guess = guess.index_copy(0, active, step)
+            active = active[residual > self.tolerance]
             if not len(active):
                 break
-        trace.residual.append(float(best.max()))
-        before, eps = eps if level > 1 else None, accepted
-        scaled = scaled + gap * eps
-    return scaled * levels.alphas[-1], trace
+        return accepted, best
+
+
+def _accelerated(guess: Tensor, found: Tensor, tried: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Anderson's next guess: the mixture of the iterations so far whose residuals cancel best, row by row."""
+    residual = (found - guess).flatten(1).double()
+    steps = torch.stack([residual - (f - g).flatten(1).double() for g, f in tried], dim=1)  # (row, iteration, pixel)
+    moves = torch.stack([(found - f).flatten(1).double() for _, f in tried], dim=1)
+    gram = steps @ steps.transpose(1, 2)
+    ridge = _PARALLEL * gram.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-30)
+    gram = gram + ridge[:, None, None] * torch.eye(len(tried), dtype=gram.dtype)
+    weights: Tensor = torch.linalg.solve(gram, steps @ residual[:, :, None])
+    return found - (weights * moves).sum(dim=1).view(found.shape).to(found.dtype)
+
+
+@dataclass(frozen=True)
+class FixedPoint(_OneStep):
+    """DDIM, undone: z_i = z_{i-1} + h_i eps(alpha_i z_i) by fixed-point iteration, warm-started from the levels before.
+
+    Args:
+        tolerance: largest accepted change that one more iteration would make to x_i, root mean square over the pixels.
+        iterations: at most so many evaluations a level and row.
+    """
+
+    euler: ClassVar[bool] = True
+    tolerance: float = 3e-3
+    iterations: int = 8
+
+    def __post_init__(self) -> None:
+        _checked(self, tolerance=0, iterations=1)
+
+    def slope(self, scaled: Tensor, level: int, levels: Levels, predict: NoisePrediction, rows: Tensor) -> Tensor:
+        return predict(levels.alphas[level] * scaled, levels.timesteps[level - 1], rows)
+
+
+@dataclass(frozen=True)
+class Anderson(FixedPoint):
+    """The fixed point, accelerated: the next guess is a mixture of the iterations so far.
+
+    D. G. Anderson, "Iterative Procedures for Nonlinear Integral Equations", Journal of the ACM 12, 1965,
+    https://doi.org/10.1145/321296.321305.
+
+    Args:
+        tolerance, iterations: as of `FixedPoint`.
+        memory: so many earlier iterations are mixed.
+    """
+
+    memory: int = 2
+
+    def __post_init__(self) -> None:
+        _checked(self, tolerance=0, iterations=1, memory=1)
+
+
+@dataclass(frozen=True)
+class Heun(_OneStep):
+    """Heun's method, of second order: the slope is the mean of those at both ends of a step; undone by a fixed point.
+
+    Args:
+        tolerance, iterations: as of `FixedPoint`; an iteration is two evaluations, but for level 1, which is Euler's.
+    """
+
+    tolerance: float = 3e-3
+    iterations: int = 8
+
+    def __post_init__(self) -> None:
+        _checked(self, tolerance=0, iterations=1)
+
+    def slope(self, scaled: Tensor, level: int, levels: Levels, predict: NoisePrediction, rows: Tensor) -> Tensor:
+        here = predict(levels.alphas[level] * scaled, levels.timesteps[level - 1], rows)
+        if level == 1:  # the network knows no timestep for a clean image
+            return here
+        below = scaled - levels.gap(level) * here
+        return (here + predict(levels.alphas[level - 1] * below, levels.timesteps[level - 2], rows)) / 2
+
+
+@dataclass(frozen=True)
+class DDIM(Solver):
+    """DDIM both ways, as diffusers' DDIMInverseScheduler and the published baselines: what is undone is only guessed."""
+
+    euler: ClassVar[bool] = True
+
+    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+        counted, scaled = _Counted(predict, len(image)), image
+        for level in range(1, len(levels) + 1):
+            eps = counted(levels.alphas[level - 1] * scaled, levels.timesteps[level - 1])
+            scaled = scaled + levels.gap(level) * eps
+        return scaled * levels.alphas[-1], counted.trace(levels, math.nan)
+
+    def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
+        return FixedPoint().sample(noise, levels, predict)
+
+
+@dataclass(frozen=True)
+class DPMSolverPP(Solver):
+    """DPM-Solver++ (2M), of second order from the clean images of two levels; upwards by the same rule.
+
+    The first step up and the last one down, to and from the clean image, are DDIM's. C. Lu, Y. Zhou, F. Bao, J. Chen, C. Li,
+    J. Zhu, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", 2022,
+    https://arxiv.org/abs/2211.01095.
+    """
+
+    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+        counted = _Counted(predict, len(image))
+        eps = counted(levels.alphas[0] * image, levels.timesteps[0])
+        x = levels.alphas[1] * (image / levels.alphas[0] + levels.gap(1) * eps)
+        x = self._walk(x, [*range(1, len(levels) + 1)], levels, counted, counted.all)
+        return x, counted.trace(levels, math.nan)
+
+    def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
+        rows = torch.arange(len(noise))
+        x = self._walk(noise, [*range(len(levels), 0, -1)], levels, predict, rows)
+        eps = predict(x, levels.timesteps[0], rows)
+        return (x / levels.alphas[1] - levels.gap(1) * eps) * levels.alphas[0]
+
+    @staticmethod
+    def _walk(x: Tensor, path: list[int], levels: Levels, predict: NoisePrediction, rows: Tensor) -> Tensor:
+        """From the first level of the path to the last."""
+        logs = [math.inf, *(math.log(a / s) for a, s in zip(levels.alphas[1:], levels.sigmas[1:], strict=True))]
+        before: tuple[Tensor, float] | None = None
+        for here, there in itertools.pairwise(path):
+            eps = predict(x, levels.timesteps[here - 1], rows)
+            clean = (x - levels.sigmas[here] * eps) / levels.alphas[here]
+            length = logs[there] - logs[here]
+            mixed = clean
+            if before is not None:
+                mixed = clean + length / (2 * before[1]) * (clean - before[0])
+            before = clean, length
+            x = levels.sigmas[there] / levels.sigmas[here] * x - levels.alphas[there] * math.expm1(-length) * mixed
+        return x
+
+
+class _TwoStates(Solver):
+    """A solver that is undone exactly because it carries two states. The noise is the state and the second one's difference.
+
+    Its arithmetic is in float64: what undoing multiplies is rounding, too.
+    """
+
+    def noise_shape(self, shape: tuple[int, ...], steps: int) -> tuple[int, ...]:
+        return (2, *shape)
+
+    def noise_scale(self, steps: int) -> Tensor:
+        return torch.tensor([1.0, 1e-6]).view(2, 1, 1, 1)  # drawn from the prior, the two states agree
+
+    @staticmethod
+    def _network(predict: NoisePrediction, like: Tensor) -> NoisePrediction:
+        """The prediction in the precision of the images, of states in double precision."""
+        return lambda x, timestep, rows: predict(x.to(like.dtype), timestep, rows).double()
+
+
+@dataclass(frozen=True)
+class OBELM(_TwoStates):
+    """O-BELM, a leapfrog of variable steps: z_{i-1} = q^2 z_{i+1} + (1 - q^2) z_i - h_i (1 + q) eps_i with q = h_i / h_{i+1}.
+
+    Its second state is level N - 1, stored as the difference from one DDIM step down from level N. F. Wang, H. Yin, Y. Dong,
+    H. Zhu, C. Zhang, H. Zhao, H. Qian, C. Li, "BELM: Bidirectional Explicit Linear Multi-step Sampler for Exact Inversion in
+    Diffusion Models", NeurIPS 2024, https://arxiv.org/abs/2410.07273.
+    """
+
+    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+        counted = _Counted(self._network(predict, image), len(image))
+        below = image.double()
+        here = below + levels.gap(1) * counted(levels.alphas[1] * below, levels.timesteps[0])
+        for level in range(1, len(levels)):
+            ratio, eps = (
+                levels.gap(level) / levels.gap(level + 1),
+                counted(levels.alphas[level] * here, levels.timesteps[level - 1]),
+            )
+            above = (below - (1 - ratio**2) * here + levels.gap(level) * (1 + ratio) * eps) / ratio**2
+            below, here = here, above
+        step = levels.gap(len(levels)) * counted(levels.alphas[-1] * here, levels.timesteps[-1])
+        noise = torch.stack([levels.alphas[-1] * here, levels.alphas[-2] * (below - (here - step))], dim=1)
+        return noise, counted.trace(levels, 0.0)
+
+    def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
+        rows, network = torch.arange(len(noise)), self._network(predict, noise)
+        above = noise[:, 0].double() / levels.alphas[-1]
+        step = levels.gap(len(levels)) * network(levels.alphas[-1] * above, levels.timesteps[-1], rows)
+        here = above - step + noise[:, 1].double() / levels.alphas[-2]
+        for level in range(len(levels) - 1, 0, -1):
+            ratio, eps = (
+                levels.gap(level) / levels.gap(level + 1),
+                network(levels.alphas[level] * here, levels.timesteps[level - 1], rows),
+            )
+            below = ratio**2 * above + (1 - ratio**2) * here - levels.gap(level) * (1 + ratio) * eps
+            above, here = here, below
+        return (here * levels.alphas[0]).to(noise.dtype)
+
+
+@dataclass(frozen=True)
+class EDICT(_TwoStates):
+    """EDICT: two states, each denoised with the noise seen in the other, then mixed.
+
+    B. Wallace, A. Gokul, N. Naik, "EDICT: Exact Diffusion Inversion via Coupled Transformations", CVPR 2023,
+    https://arxiv.org/abs/2211.12446.
+
+    Args:
+        mixing: how much of itself a state keeps; 1 does not mix. Undoing multiplies what the states differ by with 1 / mixing^2
+            a level.
+    """
+
+    mixing: float = 0.93
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mixing <= 1:
+            raise DataError(f"EDICT has mixing={self.mixing}: it is above 0 and at most 1.")
+
+    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+        counted, keep = _Counted(self._network(predict, image), len(image)), self.mixing
+        x = y = image.double()
+        for level in range(1, len(levels) + 1):
+            y = (y - (1 - keep) * x) / keep
+            x = (x - (1 - keep) * y) / keep
+            timestep, gap = levels.timesteps[level - 1], levels.gap(level)
+            y = y + gap * counted(levels.alphas[level - 1] * x, timestep)
+            x = x + gap * counted(levels.alphas[level] * y, timestep)
+        return levels.alphas[-1] * torch.stack([x, y - x], dim=1), counted.trace(levels, 0.0)
+
+    def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
+        rows, network, keep = torch.arange(len(noise)), self._network(predict, noise), self.mixing
+        x = noise[:, 0].double() / levels.alphas[-1]
+        y = x + noise[:, 1].double() / levels.alphas[-1]
+        for level in range(len(levels), 0, -1):
+            timestep, gap = levels.timesteps[level - 1], levels.gap(level)
+            x = x - gap * network(levels.alphas[level] * y, timestep, rows)
+            y = y - gap * network(levels.alphas[level - 1] * x, timestep, rows)
+            x = keep * x + (1 - keep) * y
+            y = keep * y + (1 - keep) * x
+        return (x * levels.alphas[0]).to(noise.dtype)
+
+
+@dataclass(frozen=True)
+class EditFriendly(Solver):
+    """Ancestral sampling (DDPM) with its noise maps: each level of the image is noised anew, and the maps that link them stored.
+
+    The maps are a draw, the image does not determine them; what is under them is kept by them, changed or not. The last step
+    adds no noise, so that composition is as good as the network at the first level. The noise is the image at level N and the
+    maps of the steps down to levels N - 1 to 1. I. Huberman-Spiegelglas, V. Kulikov, T. Michaeli, "An Edit Friendly DDPM Noise
+    Space: Inversion and Manipulations", CVPR 2024, https://arxiv.org/abs/2304.06140.
+    """
+
+    identified: ClassVar[bool] = False
+
+    def noise_shape(self, shape: tuple[int, ...], steps: int) -> tuple[int, ...]:
+        return (steps, *shape)
+
+    @staticmethod
+    def _step(x: Tensor, eps: Tensor, level: int, levels: Levels) -> tuple[Tensor, float]:
+        """Mean and standard deviation of the next level given this one."""
+        alpha, sigma = levels.alphas[level], levels.sigmas[level]
+        below, left = levels.alphas[level - 1], levels.sigmas[level - 1]
+        spread = left / sigma * math.sqrt(1 - (alpha / below) ** 2)
+        clean = (x - sigma * eps) / alpha
+        return below * clean + math.sqrt(max(left**2 - spread**2, 0.0)) * eps, spread
+
+    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+        counted, fresh = _Counted(predict, len(image)), draw(len(levels), *image.shape[1:]).to(image.dtype)
+        x = levels.alphas[-1] * image + levels.sigmas[-1] * fresh[:, 0]
+        maps = [x]
+        for place, level in enumerate(range(len(levels), 1, -1), start=1):
+            mean, spread = self._step(x, counted(x, levels.timesteps[level - 1]), level, levels)
+            x = levels.alphas[level - 1] * image + levels.sigmas[level - 1] * fresh[:, place]
+            maps.append((x - mean) / spread)
+        return torch.stack(maps, dim=1), counted.trace(levels, math.nan)
+
+    def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
+        rows, x = torch.arange(len(noise)), noise[:, 0]
+        for place, level in enumerate(range(len(levels), 0, -1), start=1):
+            mean, spread = self._step(x, predict(x, levels.timesteps[level - 1], rows), level, levels)
+            x = mean if level == 1 else mean + spread * noise[:, place]
+        return x
+
+
+SOLVERS: dict[str, type[Solver]] = {
+    solver.__name__: solver for solver in (FixedPoint, Anderson, DDIM, Heun, DPMSolverPP, OBELM, EDICT, EditFriendly)
+}
+
+
+def solver_from_dict(saved: Mapping[str, Any]) -> Solver:
+    """The solver that `Solver.to_dict` wrote, or one by name: {"solver": "DDIM"}."""
+    settings = dict(saved)
+    name = settings.pop("solver", None)
+    if name not in SOLVERS:
+        raise DataError(f"there is no solver '{name}'. Solvers are: {', '.join(SOLVERS)}.")
+    return SOLVERS[name](**settings)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,9 +36,10 @@ from causalcf.guidance import Guidance
 from causalcf.interventions import Do
 from causalcf.metrics import bootstrap_mean, image_distance, target_error
 from causalcf.progress import progress as show_progress
-from causalcf.query import Abduction, Counterfactual, abduct, counterfactual, reconstruct
+from causalcf.query import Abduction, Counterfactual, abduct, choose_steps, counterfactual, reconstruct
 from causalcf.scm import SCM
 from causalcf.seeds import RowGenerator, row_keys
+from causalcf.solvers import Solver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -291,6 +292,15 @@ def _score_judged(
         scores.add("amplification", (error - floor) * scale, floor=0.0, unit=unit, better="zero", **more)
 
 
+def _evaluations(abduction: Abduction, answers: Mapping[str, Counterfactual], image: str) -> dict[str, float]:
+    """Evaluations of the network, mean of a row, by what they were for."""
+    column = f"{image}.evaluations"
+    found = {"abduction": abduction.diagnostics[column].mean()} if column in abduction.diagnostics else {}
+    column = f"{image}.prediction_evaluations"
+    found |= {f"do({label})": a.diagnostics[column].mean() for label, a in answers.items() if column in a.diagnostics}
+    return {name: float(mean) for name, mean in found.items()}
+
+
 def audit(
     scm: SCM,
     batch: Batch,
@@ -299,7 +309,8 @@ def audit(
     judges: Mapping[str, Any] | None = None,
     truth: Truth | None = None,
     guidance: Guidance | None = None,
-    steps: int | None = None,
+    steps: int | Literal["auto"] | None = None,
+    solver: Solver | None = None,
     rounds: Sequence[int] = (1, 10),
     again_rows: int | None = None,
     seed: int = 0,
@@ -314,7 +325,8 @@ def audit(
         judges: by attribute, a callable from images to readings; the model's own unless told.
         truth: from an answer to the true counterfactual images, or None where it is not known.
         guidance: the rule for images; the model's own unless told.
-        steps: noise levels that an image visits each way; the model's own unless told.
+        steps: noise levels that an image visits each way, or `auto`, see `choose_steps`; the model's own unless told.
+        solver: of the image, see `causalcf.solvers`; the model's own unless told.
         rounds: after how many rounds composition is measured.
         again_rows: so many rows go through the model again, there and back, and round after round; all unless told.
         seed: of the interventions, the abduction of labels, and the intervals.
@@ -323,7 +335,9 @@ def audit(
     Raises:
         DataError: the batch lacks the images, or has fewer than two rows.
     """
-    scm = scm.configured(guidance=guidance, steps=steps)
+    if steps == "auto":
+        steps = choose_steps(scm, batch, solver=solver, seed=seed)
+    scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
     if len(scm.graph.images) > 1:
         raise DataError(f"an audit takes one image node; graph '{scm.graph.name}' has {len(scm.graph.images)}.")
     if scm.graph.images and not batch.images:
@@ -366,6 +380,8 @@ def audit(
         "graph": scm.graph.name,
         "guidance": mechanism.guidance.to_dict() if hasattr(mechanism, "guidance") else None,
         "steps": getattr(mechanism, "steps", None),
+        "solver": mechanism.solver.to_dict() if hasattr(mechanism, "solver") else None,
+        "evaluations": _evaluations(abduction, answers, image) if image else None,
         "interventions": "given" if interventions else "numbers from their marginal, labels flipped",
         "judges": {name: getattr(judge, "__name__", type(judge).__name__) for name, judge in judges.items()},
         "intervals": "95 % percentile bootstrap over rows",

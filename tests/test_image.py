@@ -13,8 +13,8 @@ from conftest import grey_levels
 import causalcf as ccf
 from causalcf.encoding import encode
 from causalcf.image import Diffusion
+from causalcf.levels import noise_from_output
 from causalcf.seeds import RowGenerator, row_keys
-from causalcf.solvers import noise_from_output
 
 
 def counted(mechanism: Diffusion):
@@ -310,7 +310,7 @@ def test_a_saved_model_does_not_say_where_it_was_loaded_from(shipped, tmp_path):
 def test_a_model_whose_network_is_kept_as_before_says_how_to_go_on(shipped, tmp_path):
     shipped.mechanisms["image"].save(tmp_path)
     (tmp_path / "unet").rename(tmp_path / "elsewhere")
-    with pytest.raises(ccf.StoreError, match=r"no folder 'unet'.*Fit and save the model again"):
+    with pytest.raises(ccf.StoreError, match=r"an older causalcf.*Fit and save the model again"):
         Diffusion.load(tmp_path)
 
 
@@ -319,3 +319,71 @@ def test_loading_a_model_leaves_the_global_random_numbers_alone(shipped, tmp_pat
     before = torch.get_rng_state()
     ccf.load(directory)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+SOLVERS = [
+    ccf.FixedPoint(),
+    ccf.Anderson(),
+    ccf.DDIM(),
+    ccf.Heun(),
+    ccf.DPMSolverPP(),
+    ccf.OBELM(),
+    ccf.EDICT(),
+    ccf.EditFriendly(),
+]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+def test_every_solver_answers_and_says_what_it_took(shipped, digits, solver):
+    two = digits.rows([0, 1])
+    answer = ccf.counterfactual(shipped, two, {"digit": "3"}, solver=solver, guidance=ccf.Plain())
+    told = answer.diagnostics
+    assert list(told) == ["image.evaluations", "image.residual", "image.noise_std", "image.prediction_evaluations"]
+    assert told.index.equals(two.frame.index)
+    assert (told["image.prediction_evaluations"] >= 30).all()
+    assert answer.identified.all() == solver.identified
+    drawn = shipped.configured(solver=solver).sample(2, seed=0)
+    assert drawn.images["image"].shape == (2, 1, 32, 32)
+
+
+def test_an_answer_from_an_abduction_tells_what_the_abduction_took(shipped, abducted):
+    told = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Decoupled(2.0, form="nested")).diagnostics
+    assert told["image.evaluations"].equals(abducted.diagnostics["image.evaluations"])
+    assert (told["image.prediction_evaluations"] == 2 * 30).all()
+    assert ccf.counterfactual(shipped, abducted, {}).diagnostics.empty
+
+
+def test_auto_steps_are_the_fewest_that_give_the_images_back(shipped, digits):
+    fine, coarse = (ccf.choose_steps(shipped, digits, tolerance=tolerance) for tolerance in (0.2, 3.0))
+    assert coarse < fine
+    again = ccf.reconstruct(ccf.abduct(shipped.configured(steps=fine), digits))
+    assert grey_levels(again.images["image"], digits.images["image"]) <= 0.2
+    answer = ccf.counterfactual(shipped, digits, {"digit": "3"}, steps="auto", guidance=ccf.Plain())
+    assert (answer.diagnostics["image.prediction_evaluations"] == ccf.choose_steps(shipped, digits)).all()
+    with pytest.raises(ccf.AbductionError, match=r"the best is steps=.*larger tolerance"):
+        ccf.choose_steps(shipped, digits, tolerance=0.0)
+    with pytest.raises(ccf.DataError, match="has none"):
+        ccf.choose_steps(shipped, digits.without_images())
+
+
+def test_a_solver_is_chosen_before_abduction_and_kept_with_the_model(shipped, abducted, tmp_path):
+    with pytest.raises(ccf.DataError, match="solver belongs to the abduction"):
+        ccf.counterfactual(shipped, abducted, {"digit": "3"}, solver=ccf.DDIM())
+    with pytest.raises(ccf.DataError, match=r"CFG.* DDIM steps, which Heun does not take"):
+        shipped.configured(guidance=ccf.PlusPlus(ccf.Decoupled(1.1)), solver=ccf.Heun())
+    saved = shipped.configured(solver=ccf.Anderson(memory=3)).save(tmp_path / "model")
+    assert ccf.load(saved).mechanisms["image"].solver == ccf.Anderson(memory=3)
+
+
+def test_a_mechanism_of_ones_own_on_top_of_diffusion_is_the_one_that_is_asked(shipped, digits):
+    class Inverted(Diffusion):
+        def predict(self, noise, parents, *, changed=frozenset()):
+            return -super().predict(noise, parents, changed=changed)
+
+    inverted = shipped.configured()
+    inverted.mechanisms["image"].__class__ = Inverted
+    two, do, plain = digits.rows([0, 1]), {"digit": "3"}, ccf.Plain()
+    found = ccf.counterfactual(inverted, two, do, guidance=plain)
+    expected = ccf.counterfactual(shipped, two, do, guidance=plain)
+    assert grey_levels(255 - found.images["image"], expected.images["image"]) < 1
+    assert found.diagnostics.equals(expected.diagnostics)

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "causalcf"
 
 LAYERS = [
     {"errors"},
-    {"seeds", "progress", "files", "formats", "tables"},
+    {"seeds", "progress", "files", "formats", "tables", "levels"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
     {"attributes.base"},
     {"batch", "attributes.piecewise", "attributes.smooth", "attributes.probabilities", "denoiser", "drawing"},
