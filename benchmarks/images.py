@@ -1,0 +1,135 @@
+"""Counterfactual images: error against evaluations for every solver, and speed against what a diffusers user would write.
+
+    python benchmarks/images.py                          both, 32 digits
+    python benchmarks/images.py --only curve --rows 64
+
+`curve` asks do(digit) with the plain conditional: composition (grey levels after one round), there and back (grey levels), the
+judge's accuracy, std(u), and evaluations of the network a row. `speed` answers do(thickness), do(intensity) and do(digit) of the
+same digits with the same network and weights, once by the loop of a diffusers user (DDIMInverseScheduler, DDIMScheduler, one call
+a mask, an inversion a question, 50 steps) and once by causalcf's default; the two alternate, and the best time of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler
+
+import causalcf as ccf
+from causalcf.encoding import decode_image, encode
+from causalcf.metrics import image_distance
+from causalcf.solvers import SOLVERS
+from causalcf.soundness import draw_interventions
+
+
+def curve(scm: ccf.SCM, batch: ccf.Batch, counts: list[int], names: list[str]) -> list[dict[str, Any]]:
+    """Error against evaluations, a row a solver and count of levels."""
+    do = draw_interventions(scm.graph, batch.frame, image="image", seed=0)["digit"]
+    found = []
+    for name in names:
+        for steps in counts:
+            asked = scm.configured(solver=SOLVERS[name](), steps=steps, guidance=ccf.Plain())
+            abduction = ccf.abduct(asked, batch)
+            again, answer = ccf.reconstruct(abduction), ccf.counterfactual(asked, abduction, do)
+            back = ccf.counterfactual(asked, answer.batch, {"digit": batch.frame["digit"]})
+            told, image = answer.diagnostics.mean(), batch.images["image"]
+            row = {
+                "solver": name,
+                "steps": steps,
+                "evaluations": told["image.evaluations"] + told["image.prediction_evaluations"],
+                "composition": image_distance(again.images["image"], image).mean(),
+                "there_and_back": image_distance(back.images["image"], image).mean(),
+                "digit": np.mean(scm.judges["digit"](answer.images["image"]) == answer.frame["digit"].to_numpy()),
+                "std": told["image.noise_std"],
+            }
+            found.append({key: value if isinstance(value, str) else round(float(value), 4) for key, value in row.items()})
+            print("  ".join(f"{key} {value}" for key, value in found[-1].items()), flush=True)
+    return found
+
+
+def by_diffusers(scm: ccf.SCM, batch: ccf.Batch, frame: Any, changed: frozenset[str], steps: int = 50) -> np.ndarray:
+    """One question as a diffusers user would answer it: invert, then sample with one call a mask."""
+    mechanism = scm.mechanisms["image"]
+    net, config = mechanism.denoiser, dict(mechanism.scheduler.config)
+    keep = {key: config[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")}
+    up = DDIMInverseScheduler(**keep, clip_sample=False, timestep_spacing="trailing")
+    down = DDIMScheduler(**keep, clip_sample=False, timestep_spacing="trailing")
+    up.set_timesteps(steps)
+    down.set_timesteps(steps)
+    values, asked = encode(batch), encode(ccf.Batch(scm.graph, frame, batch.images))
+    image = values["image"].float()
+    rows = len(image)
+
+    def output(x: torch.Tensor, t: torch.Tensor, parents: dict[str, torch.Tensor], shown: frozenset[str]) -> torch.Tensor:
+        mask = torch.tensor([[name in shown for name in net.names]]).expand(rows, -1)
+        return net(x, torch.full((rows,), int(t)), {name: parents[name] for name in net.names}, mask)
+
+    with torch.inference_mode():
+        for t in up.timesteps:
+            image = up.step(output(image, t, values, frozenset(net.names)), t, image).prev_sample
+        for t in down.timesteps:
+            terms = mechanism.guidance.terms(net.names, changed, int(t))
+            mixed = sum(weight * output(image, t, asked, shown) for shown, weight in terms.items())
+            image = down.step(mixed, t, image).prev_sample
+    return decode_image(image.clamp(-1, 1))
+
+
+def speed(scm: ccf.SCM, batch: ccf.Batch, rounds: int) -> dict[str, Any]:
+    """Counterfactuals a second of both, and how good they are."""
+    dos = draw_interventions(scm.graph, batch.frame, image="image", seed=0)
+    ours, theirs, images = [], [], {}
+    for _ in range(rounds):
+        start = time.perf_counter()
+        answers = ccf.counterfactual(scm, batch, list(dos.values()))
+        ours.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for name, answer in zip(dos, answers, strict=True):
+            changed = answer.changed.intersection(scm.graph.parents("image"))
+            images[name] = by_diffusers(scm, batch, answer.frame, changed)
+        theirs.append(time.perf_counter() - start)
+    count, best = len(batch) * len(dos), (min(ours), min(theirs))
+    found: dict[str, Any] = {
+        "causalcf_per_second": round(count / best[0], 2),
+        "diffusers_per_second": round(count / best[1], 2),
+        "ratio": round(best[1] / best[0], 2),
+    }
+    for name, answer in zip(dos, answers, strict=True):
+        for judged, judge in scm.judges.items():
+            wanted = answer.frame[judged].to_numpy()
+            for who, drawn in (("causalcf", answer.images["image"]), ("diffusers", images[name])):
+                read = judge(drawn)
+                score = np.mean(read == wanted) if judged == "digit" else np.abs(read - wanted.astype(float)).mean()
+                found[f"do({name}) {judged} {who}"] = round(float(score), 3)
+    return found
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 30, 50])
+    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=list(SOLVERS))
+    parser.add_argument("--rounds", type=int, default=2, help="of the timing")
+    parser.add_argument("--only", choices=["curve", "speed"])
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON at the end")
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")  # coarse grids leave residuals, which the curve shows
+    scm, batch = ccf.load("morphomnist"), ccf.recipe("morphomnist").batch("test", chosen.rows, 0, 1)
+    found: dict[str, Any] = {}
+    if chosen.only != "speed":
+        found["curve"] = curve(scm, batch, chosen.steps, chosen.solvers)
+    if chosen.only != "curve":
+        found["speed"] = speed(scm, batch, chosen.rounds)
+        print("\n".join(f"{key}: {value}" for key, value in found["speed"].items()))
+    if chosen.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
