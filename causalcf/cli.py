@@ -112,14 +112,6 @@ def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> di
     return {name: str(path) for name, path in paths.items()}
 
 
-def _steps(text: str | None) -> int | Literal["auto"] | None:
-    if text is None or text == "auto":
-        return cast(Literal["auto"] | None, text)
-    if not text.isdecimal():
-        raise DataError(f"--steps is '{text}': give a number of noise levels, or auto.")
-    return int(text)
-
-
 def _audit(
     model: str, rows: int, out: Path, seed: int, as_json: bool, *, guidance: str | None = None, steps: str | None = None,
     solver: str | None = None, again_rows: int | None = None, data: Path | None = None, index: str | None = None,
@@ -143,7 +135,7 @@ def _audit(
         batch,
         truth=truth,
         guidance=_guidance(guidance),
-        steps=_steps(steps),
+        steps=cast(Literal["auto"] | None, steps) if steps is None or not steps.isdecimal() else int(steps),
         solver=solver_from_dict({"solver": solver}) if solver else None,
         again_rows=again_rows,
         seed=seed,

@@ -36,7 +36,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ class Guidance(ABC):
     def to_dict(self) -> dict[str, Any]:
         """The rule as JSON; `guidance_from_dict` reads it back."""
         saved: dict[str, Any] = {"rule": type(self).__name__}
-        for entry in fields(self):  # type: ignore[arg-type]  # every rule is a dataclass, though its base class is none
+        for entry in fields(cast(Any, self)):  # every rule is a dataclass, though its base class is none
             value = getattr(self, entry.name)
             if isinstance(value, np.ndarray):
                 raise DataError(f"{entry.name} has a weight a row: it belongs to an answer and cannot be stored with a model.")
@@ -376,7 +376,8 @@ class Adjusted(Guidance):
         return self.inner.by_moved
 
     def rows(self, rows: slice, total: int) -> Self:
-        return replace(self, inner=self.inner.rows(rows, total))  # type: ignore[type-var]  # a dataclass, as above
+        some: Self = replace(cast(Any, self), inner=self.inner.rows(rows, total))  # a dataclass, as above
+        return some
 
     def terms(self, parents: Sequence[str], changed: Shown, t: int) -> dict[Shown, Any]:
         """The coefficients of the rule beneath, before the adjustment."""

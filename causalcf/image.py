@@ -128,14 +128,14 @@ class Diffusion(Mechanism):
         return noise_from_output(image, output, signal**0.5, (1 - signal) ** 0.5, self.scheduler.config.prediction_type)
 
     def noise_prior(self) -> dist.TorchDistribution:
-        shape, scale = self._noise_shape(), self.solver.noise_scale(self.steps)
+        shape, scale = self._noise_shape(), self.solver.noise_scale()
         return cast(dist.TorchDistribution, dist.Normal(torch.zeros(shape), scale.expand(shape)).to_event(len(shape)))
 
     def _noise_shape(self) -> tuple[int, ...]:
         return self.solver.noise_shape(self._fitted().shape, self.steps)
 
     def draw_noise(self, generator: RowGenerator) -> Tensor:
-        return generator.normal(*self._noise_shape()).float() * self.solver.noise_scale(self.steps)
+        return generator.normal(*self._noise_shape()).float() * self.solver.noise_scale()
 
     def abduct(self, value: Tensor, parents: Parents, *, generator: RowGenerator) -> Tensor:
         denoiser = self._fitted()

@@ -184,6 +184,15 @@ def choose_steps(
     )
 
 
+def resolve_steps(scm: SCM, batch: Batch, steps: int | Literal["auto"] | None, *, solver: Solver | None, seed: int) -> int | None:
+    """The count of noise levels that `steps` asks for; None is the model's own."""
+    if not isinstance(steps, str):
+        return steps
+    if steps != "auto":
+        raise DataError(f"steps is '{steps}': it is a number of noise levels, or auto.")
+    return choose_steps(scm, batch, solver=solver, seed=seed)
+
+
 def reconstruct(abduction: Abduction) -> Batch:
     """The factual rows again, predicted from their noise under no intervention, with nothing copied: f(x, pa, pa)."""
     scm, factual = abduction.scm, abduction.factual
@@ -354,8 +363,7 @@ def counterfactual(
         scm, factual = batch.scm, batch.factual
     else:
         factual = batch
-    if steps == "auto":
-        steps = choose_steps(scm, factual, solver=solver, seed=seed)
+    steps = resolve_steps(scm, factual, steps, solver=solver, seed=seed)
     scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
     _check_graph(scm, factual)
     if factual.incomplete.any():

@@ -8,15 +8,15 @@
     gap           h_i = s_i - s_{i-1}     the length of a step
     noise         eps                     the network's prediction, a function of (x, level)
 
-    solver          prediction, level i to i - 1                     abduction                                   evaluations
-    FixedPoint      z_{i-1} = z_i - h_i eps_i  (Euler, DDIM)         solves that for z_i                         N | 1 to 2 N
-    Anderson        the same                                         the same, iterations accelerated            N | 1 to 2 N
-    DDIM            the same                                         guesses eps_i once, as published baselines  N | N
-    Heun            with the mean of the slopes at both ends         solves that for z_i                         2 N | 2 to 4 N
-    DPMSolverPP     second order in log s, from two levels           the same rule upwards                       N | N
-    OBELM           leapfrog, from two levels                        undone exactly                              N | N
-    EDICT           two coupled states                               undone exactly                              2 N | 2 N
-    EditFriendly    ancestral sampling with stored noise maps        a draw of the maps that give the image      N | N
+    solver          prediction, level i to i - 1             abduction                                   evaluations
+    FixedPoint      z_{i-1} = z_i - h_i eps_i  (Euler, DDIM) solves that for z_i                         N | N or more
+    Anderson        the same                                 the same, iterations accelerated            N | N or more
+    DDIM            the same                                 guesses eps_i once, as published baselines  N | N
+    Heun            with the mean of the slopes at both ends solves that for z_i                         2 N - 1 or more each way
+    DPMSolverPP     second order in log s, from two levels   the same rule upwards                       N | N
+    OBELM           leapfrog, from two levels                undone exactly                              N | N + 1
+    EDICT           two coupled states                       undone exactly                              2 N | 2 N
+    EditFriendly    ancestral sampling with stored noise mapsa draw of the maps that give the image      N | N - 1
 
 Exact here means: while the same eps runs both ways. OBELM and EDICT carry a second state, which was found under the factual
 parents; an intervention does not move it, so that their counterfactuals drift.
@@ -34,7 +34,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -112,13 +112,17 @@ class Solver(ABC):
 
     euler: ClassVar[bool] = False  # whether prediction is a DDIM step a level
     identified: ClassVar[bool] = True  # whether the image determines the noise; if not, abduction is a draw
-    accepted: float = math.inf  # a residual beyond which the user is warned
+
+    @property
+    def accepted(self) -> float:
+        """The residual beyond which the user is warned."""
+        return math.inf
 
     def noise_shape(self, shape: tuple[int, ...], steps: int) -> tuple[int, ...]:
         """The shape of one row's noise, for images of this shape and so many levels."""
         return shape
 
-    def noise_scale(self, steps: int) -> Tensor:
+    def noise_scale(self) -> Tensor:
         """Standard deviation of the noise under its prior, to be broadcast over `noise_shape`."""
         return torch.ones(())
 
@@ -145,7 +149,7 @@ class Solver(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The solver as JSON; `solver_from_dict` reads it back."""
-        return {"solver": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]  # every solver is a dataclass
+        return {"solver": type(self).__name__, **asdict(cast(Any, self))}  # every solver is a dataclass
 
 
 def _checked(solver: Any, **lowest: float) -> None:
@@ -163,7 +167,7 @@ class _OneStep(Solver):
     memory: int = 0
 
     @property
-    def accepted(self) -> float:  # type: ignore[override]
+    def accepted(self) -> float:
         return 10 * self.tolerance
 
     @abstractmethod
@@ -188,9 +192,7 @@ class _OneStep(Solver):
             residuals.append(residual)
         return scaled * levels.alphas[-1], InversionTrace(counted.evaluations, torch.stack(residuals, dim=1))
 
-    def _solve(
-        self, scaled: Tensor, guess: Tensor, level: int, levels: Levels, predict: _Counted
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def _solve(self, scaled: Tensor, guess: Tensor, level: int, levels: Levels, predict: _Counted) -> tuple[Tensor, Tensor]:
         """The slope g with g = slope(z_{i-1} + h_i g), and its residual a row.
 
         A row stops as soon as its residual is below the tolerance; where the residual grows, its step is halved.
@@ -356,7 +358,7 @@ class _TwoStates(Solver):
     def noise_shape(self, shape: tuple[int, ...], steps: int) -> tuple[int, ...]:
         return (2, *shape)
 
-    def noise_scale(self, steps: int) -> Tensor:
+    def noise_scale(self) -> Tensor:
         return torch.tensor([1.0, 1e-6]).view(2, 1, 1, 1)  # drawn from the prior, the two states agree
 
     @staticmethod

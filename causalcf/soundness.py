@@ -36,7 +36,7 @@ from causalcf.guidance import Guidance
 from causalcf.interventions import Do
 from causalcf.metrics import bootstrap_mean, image_distance, target_error
 from causalcf.progress import progress as show_progress
-from causalcf.query import Abduction, Counterfactual, abduct, choose_steps, counterfactual, reconstruct
+from causalcf.query import Abduction, Counterfactual, abduct, counterfactual, reconstruct, resolve_steps
 from causalcf.scm import SCM
 from causalcf.seeds import RowGenerator, row_keys
 from causalcf.solvers import Solver
@@ -335,8 +335,7 @@ def audit(
     Raises:
         DataError: the batch lacks the images, or has fewer than two rows.
     """
-    if steps == "auto":
-        steps = choose_steps(scm, batch, solver=solver, seed=seed)
+    steps = resolve_steps(scm, batch, steps, solver=solver, seed=seed)
     scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
     if len(scm.graph.images) > 1:
         raise DataError(f"an audit takes one image node; graph '{scm.graph.name}' has {len(scm.graph.images)}.")

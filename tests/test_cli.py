@@ -40,6 +40,8 @@ def test_graphs_lists_and_shows(capsys):
         (["audit", "nowhere", "--out", "x"], "Shipped models are: morphomnist"),
         (["fit", "morphomnits", "--out", "x"], "Studies are: morphomnist"),
         (["audit", "morphomnist", "--guidance", "strong", "--out", "x"], "no guidance 'strong'"),
+        (["audit", "morphomnist", "--solver", "euler", "--n", "2", "--out", "x"], "no solver 'euler'. Solvers are: FixedPoint"),
+        (["audit", "morphomnist", "--steps", "few", "--n", "2", "--out", "x"], "steps is 'few'"),
         (["fit", "morphomnist"], "--out"),
         (["frobnicate"], "frobnicate"),
     ],

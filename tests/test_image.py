@@ -387,3 +387,15 @@ def test_a_mechanism_of_ones_own_on_top_of_diffusion_is_the_one_that_is_asked(sh
     expected = ccf.counterfactual(shipped, two, do, guidance=plain)
     assert grey_levels(255 - found.images["image"], expected.images["image"]) < 1
     assert found.diagnostics.equals(expected.diagnostics)
+
+
+def test_an_audit_says_which_solver_and_how_many_evaluations(shipped, digits):
+    asked = {"digit": {"digit": "3"}}
+    report = ccf.audit(shipped, digits.rows([0, 1]), interventions=asked, rounds=(1,), solver=ccf.DPMSolverPP(), steps="auto")
+    steps = report.settings["steps"]
+    assert steps == ccf.choose_steps(shipped, digits.rows([0, 1]), solver=ccf.DPMSolverPP())
+    assert report.settings["solver"] == {"solver": "DPMSolverPP"}
+    assert report.settings["evaluations"]["abduction"] == steps
+    assert report.settings["evaluations"]["do(digit)"] > steps  # the shipped rule guides the digit
+    with pytest.raises(ccf.DataError, match="steps is 'fast'"):
+        ccf.counterfactual(shipped, digits, {"digit": "3"}, steps="fast")

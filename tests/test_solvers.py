@@ -340,7 +340,7 @@ def shape_of(solver, steps):
 def sampling_error(solver, steps):
     """Distance of a solver's image from the flow's exact one, for the same noise at the last level."""
     levels, predict = grid(steps), Gaussian()
-    noise = normal(64, *shape_of(solver, steps)) * solver.noise_scale(steps)
+    noise = normal(64, *shape_of(solver, steps)) * solver.noise_scale()
     last = noise if shape_of(solver, steps) == SHAPE else noise[:, 0]
     return rms(solver.sample(noise, levels, predict) - predict.flow(last, levels.alphas[-1], levels.sigmas[-1]))
 
