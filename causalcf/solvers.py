@@ -8,15 +8,15 @@
     gap           h_i = s_i - s_{i-1}     the length of a step
     noise         eps                     the network's prediction, a function of (x, level)
 
-    solver          prediction, level i to i - 1             abduction                                   evaluations
-    FixedPoint      z_{i-1} = z_i - h_i eps_i  (Euler, DDIM) solves that for z_i                         N | N or more
-    Anderson        the same                                 the same, iterations accelerated            N | N or more
-    DDIM            the same                                 guesses eps_i once, as published baselines  N | N
-    Heun            with the mean of the slopes at both ends solves that for z_i                         2 N - 1 or more each way
-    DPMSolverPP     second order in log s, from two levels   the same rule upwards                       N | N
-    OBELM           leapfrog, from two levels                undone exactly                              N | N + 1
-    EDICT           two coupled states                       undone exactly                              2 N | 2 N
-    EditFriendly    ancestral sampling with stored noise mapsa draw of the maps that give the image      N | N - 1
+    solver          prediction, level i to i - 1              abduction                                   evaluations
+    FixedPoint      z_{i-1} = z_i - h_i eps_i  (Euler, DDIM)  solves that for z_i                         N | N or more
+    Anderson        the same                                  the same, iterations accelerated            N | N or more
+    DDIM            the same                                  guesses eps_i once, as published baselines  N | N
+    Heun            with the mean of the slopes at both ends  solves that for z_i                         2 N - 1 or more each way
+    DPMSolverPP     second order in log s, from two levels    the same rule upwards                       N | N
+    OBELM           leapfrog, from two levels                 undone exactly                              N | N + 1
+    EDICT           two coupled states                        undone exactly                              2 N | 2 N
+    EditFriendly    ancestral sampling, noise maps stored     a draw of the maps that give the image      N | N - 1
 
 Exact here means: while the same eps runs both ways. OBELM and EDICT carry a second state, which was found under the factual
 parents; an intervention does not move it, so that their counterfactuals drift.
