@@ -39,7 +39,18 @@ if TYPE_CHECKING:
     from causalcf.errors import AbductionError, CausalCFError, DataError, GraphError, NotFittedError, StoreError
     from causalcf.evidence import Posterior, infer_missing
     from causalcf.graph import CausalGraph, Node, graph_names, load_graph
-    from causalcf.guidance import ClassifierFree, Decoupled, Guidance, Plain, PlusPlus, Projected, Rescaled, Scheduled
+    from causalcf.guidance import (
+        ClassifierFree,
+        Decoupled,
+        Guidance,
+        Plain,
+        PlusPlus,
+        Projected,
+        Rescaled,
+        Scheduled,
+        parse_guidance,
+    )
+    from causalcf.guider import CausalGuider
     from causalcf.identify import (
         GraphCheck,
         Independence,
@@ -67,6 +78,7 @@ if TYPE_CHECKING:
     from causalcf.store import load, model_names, save
     from causalcf.tables import read_table, write_table
     from causalcf.training import Training, fit
+    from causalcf.tuning import Tuning, tune
 
 _HOME = {
     "attributes": (
@@ -99,7 +111,18 @@ _HOME = {
     "errors": ("AbductionError", "CausalCFError", "DataError", "GraphError", "NotFittedError", "StoreError"),
     "evidence": ("Posterior", "infer_missing"),
     "graph": ("CausalGraph", "Node", "graph_names", "load_graph"),
-    "guidance": ("ClassifierFree", "Decoupled", "Guidance", "Plain", "PlusPlus", "Projected", "Rescaled", "Scheduled"),
+    "guidance": (
+        "ClassifierFree",
+        "Decoupled",
+        "Guidance",
+        "Plain",
+        "PlusPlus",
+        "Projected",
+        "Rescaled",
+        "Scheduled",
+        "parse_guidance",
+    ),
+    "guider": ("CausalGuider",),
     "identify": (
         "GraphCheck",
         "Independence",
@@ -127,6 +150,7 @@ _HOME = {
     "store": ("load", "model_names", "save"),
     "tables": ("read_table", "write_table"),
     "training": ("Training", "fit"),
+    "tuning": ("Tuning", "tune"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

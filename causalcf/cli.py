@@ -1,4 +1,4 @@
-"""The command line: `causalcf demo | graphs | check | fit | sample | counterfactual | effect | audit`, as in Python.
+"""The command line: `causalcf demo | graphs | check | fit | tune | sample | counterfactual | effect | audit`, as in Python.
 
 Exit codes: 0 done, 1 the audit failed, 2 bad input, 3 failure at run time.
 """
@@ -50,31 +50,16 @@ TableOut = Annotated[Path | None, typer.Option("--out", help="The table to write
 Rule = Annotated[
     str | None,
     typer.Option(
-        help="plain, cfg:W, paper:W, anchored:W or nested:W with a weight W, or anchored:digit=2.5,thickness=1 by name."
+        help="plain, cfg:W, paper:W, anchored:W or nested:W with a weight W, or nested:digit=2.5|thickness=1.2 by name, affected "
+        "before invariant. @LOW-HIGH after it is an interval of timesteps; apg+, rescale+ or cfg+++ in front adjusts it."
     ),
 ]
 
 
 def _guidance(text: str | None) -> Guidance | None:
-    """The rule that a user typed: `plain`, `cfg:2`, `anchored:2`, `nested:digit=2.5`."""
-    from causalcf.guidance import ClassifierFree, Decoupled, Plain
+    from causalcf.guidance import parse_guidance
 
-    if text is None:
-        return None
-    name, _, weights = text.partition(":")
-    try:
-        if name == "plain" and not weights:
-            return Plain()
-        if name == "cfg":
-            return ClassifierFree(float(weights or 2))
-        if name in ("paper", "anchored", "nested"):
-            if "=" in weights:
-                pairs = dict(pair.split("=", 1) for pair in weights.split(","))
-                return Decoupled(1.0, form=cast(Any, name), weights={key: float(weight) for key, weight in pairs.items()})
-            return Decoupled(float(weights or 2), form=cast(Any, name))
-    except ValueError:
-        pass
-    raise DataError(f"no guidance '{text}'. Give plain, cfg:2, paper:2, anchored:2, nested:2 or anchored:digit=2.5,thickness=1.")
+    return None if text is None else parse_guidance(text)
 
 
 def _print_report(report: AuditReport) -> None:
@@ -193,6 +178,48 @@ def audit_command(
     _audit(
         model, n, out, seed, as_json, guidance=guidance, steps=steps, solver=solver, again_rows=again_rows, data=data, index=index
     )
+
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
+    out: Out = Path("causalcf-tune"),
+    n: Annotated[int, typer.Option(help="Rows of the study's validation split.", min=2)] = 96,
+    forms: Annotated[list[str] | None, typer.Option("--form", help="paper, anchored or nested; again for another.")] = None,
+    weights: Annotated[list[float] | None, typer.Option("--weight", help="To try for an affected attribute; again.")] = None,
+    off_target: Annotated[
+        float, typer.Option(help="Largest rise of the error of what must stay, in standard deviations, above no guidance.")
+    ] = 0.02,
+    reversibility: Annotated[float, typer.Option(help="Largest rise of there and back, grey levels, above no guidance.")] = 2.0,
+    steps: Annotated[int | None, typer.Option(help="Noise levels each way; the model's own unless told.", min=2)] = None,
+    again_rows: Annotated[int, typer.Option(help="So many rows go there and back.", min=2)] = 32,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Find the guidance weights that show best what was asked, within bounds on what else changes; store them in the model."""
+    from causalcf.guidance import Form
+    from causalcf.recipes import recipe
+    from causalcf.store import load
+    from causalcf.tuning import tune as find
+
+    scm = load(model).configured(steps=steps)
+    if not scm.graph.images:
+        raise DataError(f"model '{model}' has no image node, so that there is no guidance to tune.")
+    chosen: dict[str, Any] = {"forms": cast(list[Form], forms)} if forms else {}
+    chosen |= {"weights": weights} if weights else {}
+    batch = recipe(scm.graph.name).batch("valid", n, seed, 1)
+    found = find(
+        scm, batch, off_target=off_target, reversibility=reversibility, again_rows=again_rows, seed=seed,
+        progress=not as_json, **chosen,
+    )  # fmt: skip
+    paths = {name: str(path) for name, path in found.save(out).items()}
+    if as_json:
+        table = json.loads(found.table.to_json(orient="records"))
+        typer.echo(json.dumps({"guidance": found.guidance.to_dict(), "files": paths, "table": table}))
+        return
+    typer.echo(found)
+    for path in paths.values():
+        typer.echo(path)
 
 
 @app.command()

@@ -31,6 +31,7 @@ Models", 2025, https://arxiv.org/abs/2506.14399.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -63,6 +64,7 @@ __all__ = [
     "Shown",
     "Weight",
     "guidance_from_dict",
+    "parse_guidance",
 ]
 
 Shown = frozenset[str]
@@ -107,6 +109,11 @@ class Guidance(ABC):
                 raise DataError(f"{entry.name} has a weight a row: it belongs to an answer and cannot be stored with a model.")
             saved[entry.name] = value.to_dict() if isinstance(value, Guidance) else value
         return saved
+
+    def __str__(self) -> str:
+        """The rule in few words, or as JSON where there are none; `parse_guidance` reads both back."""
+        words = _words(self)
+        return words if words is not None and parse_guidance(words) == self else json.dumps(self.to_dict())
 
 
 def _collect(terms: Sequence[tuple[Shown, Any]]) -> dict[Shown, Any]:
@@ -539,3 +546,97 @@ def guidance_from_dict(saved: Mapping[str, Any]) -> Guidance:
     if "inner" in settings:
         settings["inner"] = guidance_from_dict(settings["inner"])
     return _RULES[name](**settings)
+
+
+_WRAPPERS: dict[str, type[Adjusted]] = {"apg": Projected, "rescale": Rescaled, "cfg++": PlusPlus}
+
+
+def _weights_words(everything: Any, named: Mapping[str, Any]) -> str:
+    """`1.5`, `digit=2` or `1.5,digit=2`; empty where all is neutral."""
+    words = [f"{everything!r}"] if everything != 1 else []
+    return ",".join([*words, *(f"{name}={weight!r}" for name, weight in named.items())]).replace(".0,", ",").removesuffix(".0")
+
+
+def _words(rule: Guidance) -> str | None:
+    """What `parse_guidance` calls a rule; None where it has no word for a part of it."""
+    if isinstance(rule, Adjusted):
+        inner, name = _words(rule.inner), next(name for name, kind in _WRAPPERS.items() if kind is type(rule))
+        return inner and f"{name}+{inner}"
+    if isinstance(rule, Scheduled):
+        inner = _words(rule.inner)
+        return inner and rule.interval and f"{inner}@{rule.interval[0]}-{rule.interval[1]}"
+    if isinstance(rule, ClassifierFree):
+        return f"cfg:{_weights_words(rule.weight, {}) or 1}" if isinstance(rule.weight, float) else None
+    if isinstance(rule, Decoupled):
+        everything, named = (1.0, rule.invariant) if isinstance(rule.invariant, Mapping) else (rule.invariant, {})
+        numbers = [rule.weight, *rule.weights.values(), everything, *named.values()]
+        if not all(isinstance(number, float) for number in numbers) or not isinstance(rule.groups, str):
+            return None
+        still = _weights_words(everything, named)
+        affected = _weights_words(rule.weight, rule.weights) or "1"
+        return f"{rule.form}{'' if rule.groups == 'graph' else '/moved'}:{affected}" + (f"|{still}" if still else "")
+    return "plain" if isinstance(rule, Plain) else None
+
+
+def _read_weights(text: str, otherwise: float) -> tuple[float, dict[str, float]]:
+    everything, named = otherwise, {}
+    for part in filter(None, text.split(",")):
+        name, equals, weight = part.rpartition("=")
+        if equals:
+            named[name.strip()] = float(weight)
+        else:
+            everything = float(weight)
+    return everything, named
+
+
+def parse_guidance(text: str) -> Guidance:
+    """A rule from words, as on the command line.
+
+    Args:
+        text: `plain`; `cfg:2`; `paper:2`, `anchored:2` or `nested:2` with a weight of the affected parents, and others by name,
+            `nested:1.5,digit=2`; after a bar the weights of the invariant ones, `nested:digit=2|thickness=1.2`. `nested/moved:2`
+            guides what moved in the row. At the end an interval of timesteps, `nested:2@0-499`; in front `apg+`, `rescale+` or
+            `cfg+++`, to adjust the rule. Or what `Guidance.to_dict` gives, as JSON.
+
+    Raises:
+        DataError: it is none of these.
+
+    Example:
+        >>> parse_guidance("nested:digit=2|thickness=1.2")
+        Decoupled(weight=1.0, invariant={'thickness': 1.2}, form='nested', weights={'digit': 2.0}, groups='graph')
+    """
+    try:
+        if text.lstrip().startswith("{"):
+            return guidance_from_dict(json.loads(text))
+        for name, kind in _WRAPPERS.items():
+            if text.startswith(f"{name}+"):
+                adjusted: Guidance = cast(Any, kind)(parse_guidance(text.removeprefix(f"{name}+")))
+                return adjusted
+        base, at, interval = text.partition("@")
+        form, colon, weights = base.strip().partition(":")
+        form, slash, moved = form.partition("/")
+        if form == "plain" and not (at or colon or slash):
+            return Plain()
+        if form == "cfg" and not slash:
+            rule: Grouped = ClassifierFree(float(weights or 2))
+        elif form in get_args(Form) and moved in ("", "moved"):
+            affected, _, still = weights.partition("|")
+            weight, named = _read_weights(affected, 1.0 if "=" in affected or "|" in weights else 2.0)
+            rest, named_rest = _read_weights(still, 1.0)
+            if named_rest and rest != 1:
+                raise DataError(f"guidance '{text}' has one weight for all invariant parents and others by name. Name them all.")
+            groups: Any = moved or "graph"
+            rule = Decoupled(weight, named_rest or rest, form=cast(Form, form), weights=named, groups=groups)
+        else:
+            raise ValueError(form)
+        if not at:
+            return rule
+        low, _, high = interval.partition("-")
+        return Scheduled(rule, interval=(int(low), int(high)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"no guidance '{text}'. Give plain, cfg:2, paper:2, anchored:2 or nested:2, weights by name as in "
+            "nested:digit=2.5|thickness=1.2, an interval as in nested:2@0-499, or apg+, rescale+ or cfg+++ in front."
+        ) from None

@@ -17,6 +17,7 @@ from causalcf.drawing import INK, QUIET, Point, arrange, draw_layout, text_width
 from causalcf.errors import DataError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from causalcf.query import Counterfactual
 
-__all__ = ["counterfactual_figure", "panel_figure", "to_png"]
+__all__ = ["counterfactual_figure", "panel_figure", "to_png", "tradeoff_figure"]
 
 _SHORT_UNITS = {"pixel": "px", "pixels": "px", "percent": "%", "year": "years"}
 
@@ -294,6 +295,59 @@ def panel_figure(answer: Counterfactual, rows: Sequence[int], captions: Sequence
     for column, lines in enumerate(wrapped):
         centre = margin + _LABELS + column * (side + _GAP) + side / 2
         page.text(centre, y, "\n".join(lines), 8.5, ha="center", va="top", linespacing=1.2)
+    return page.figure
+
+
+_RULE_COLOURS = {"nested": "#1f4e9c", "anchored": "#d1702c", "paper": "#2e8b57"}
+
+
+def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, float]) -> Figure:
+    """What every rule that was tried shows of what was asked, against what else it changes.
+
+    Args:
+        table: of `causalcf.Tuning`: a column of panels for every `do`; off target above, there and back below.
+        bounds: the accepted rise of either above the plain rule's; what lies right of the dashed line was refused.
+    """
+    labels = list(dict.fromkeys(table["do"]))
+    width, height, left, top, gap = 2.7, 2.1, 0.75, 0.62, 0.55
+    page = _Page(left + len(labels) * (width + gap), top + 2 * (height + gap) + 0.3)
+    rows = {"off_target": "error off target, standard deviations", "reversibility": "there and back, grey levels"}
+    for column, label in enumerate(labels):
+        asked = table[table["do"] == label]
+        plain, kept = asked[asked["rule"] == "plain"].iloc[0], asked[asked["kept"]].iloc[0]
+        page.text(left + column * (width + gap), 0.5, f"do({label})", 10, fontweight="bold")
+        for row, (quantity, words) in enumerate(rows.items()):
+            axes = page.axes(left + column * (width + gap), top + row * (height + gap), width, height)
+            for place, (form, colour) in enumerate(_RULE_COLOURS.items()):
+                some = asked[asked["rule"].str.contains(form, regex=False)].drop_duplicates([quantity, "on_target"])
+                if len(some):
+                    axes.scatter(
+                        some[quantity],
+                        some["on_target"],
+                        s=18,
+                        color=colour,
+                        alpha=0.7,
+                        linewidths=0,
+                        label=form,
+                        zorder=place + 2,
+                    )
+            axes.scatter(
+                plain[quantity], plain["on_target"], s=55, marker="D", color="white", edgecolors=INK, label="plain", zorder=6
+            )
+            axes.scatter(
+                kept[quantity], kept["on_target"], s=120, marker="*", color="#f2b632", edgecolors=INK, label="chosen", zorder=7
+            )
+            if np.isfinite(bounds[quantity]):
+                axes.axvline(plain[quantity] + bounds[quantity], color=QUIET, linestyle="--", linewidth=0.9)
+            axes.set_xlabel(words, fontsize=8)
+            axes.tick_params(labelsize=7)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
+            if column == 0:
+                axes.set_ylabel("error on target,\nstandard deviations", fontsize=8)
+            if column == len(labels) - 1 and row == 0:
+                axes.legend(fontsize=7, frameon=False)
+    page.text(left, 0.24, f"chosen: {table[table['kept']]['rule'].iloc[0]}", 9)
     return page.figure
 
 

@@ -19,6 +19,7 @@ from causalcf.guidance import (
     Rescaled,
     Scheduled,
     guidance_from_dict,
+    parse_guidance,
 )
 
 NAMES = "abcde"
@@ -360,3 +361,44 @@ def test_a_rule_on_a_rule_survives_json(rule):
     assert again.to_dict() == rule.to_dict()
     assert again.by_moved == rule.by_moved
     assert again.terms("abc", shown("a"), 300) == rule.terms("abc", shown("a"), 300)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_rule_is_read_back_from_its_words(data):
+    rule = data.draw(rules(list(NAMES)))
+    if isinstance(rule, Decoupled | ClassifierFree):
+        rule = data.draw(
+            st.sampled_from([rule, Scheduled(rule, interval=(100, 700)), Projected(rule), PlusPlus(Scheduled(rule))])
+        )
+    assert parse_guidance(str(rule)) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("plain", Plain()),
+        ("cfg:3", ClassifierFree(3.0)),
+        ("nested", Decoupled(2.0, form="nested")),
+        ("anchored:digit=2.5,thickness=1", Decoupled(1.0, weights={"digit": 2.5, "thickness": 1.0})),
+        ("nested:1.5,a=2|b=1.2", Decoupled(1.5, {"b": 1.2}, form="nested", weights={"a": 2.0})),
+        ("paper/moved:2|1.5", Decoupled(2.0, 1.5, form="paper", groups="moved")),
+        ("cfg+++nested:1.1@0-499", PlusPlus(Scheduled(Decoupled(1.1, form="nested"), interval=(0, 499)))),
+    ],
+)
+def test_words_mean_what_the_help_says(text, rule):
+    assert parse_guidance(text) == rule
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nested:x", "plain:2", "cfg/moved:2", "nested:2@5", "apg+plain2", "{", '{"rule": "No"}', "@0-9"]
+)
+def test_words_that_mean_nothing_are_an_error_that_lists_what_does(text):
+    with pytest.raises(DataError, match=r"nested|Rules are"):
+        parse_guidance(text)
+
+
+def test_a_rule_without_words_is_json():
+    rule = Decoupled(2.0, groups={"ab": ["a", "b"]})
+    assert str(rule).startswith("{")
+    assert parse_guidance(str(rule)) == rule

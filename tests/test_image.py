@@ -399,3 +399,44 @@ def test_an_audit_says_which_solver_and_how_many_evaluations(shipped, digits):
     assert report.settings["evaluations"]["do(digit)"] > steps  # the shipped rule guides the digit
     with pytest.raises(ccf.DataError, match="steps is 'fast'"):
         ccf.counterfactual(shipped, digits, {"digit": "3"}, steps="fast")
+
+
+@pytest.mark.parametrize("rule", ["nested:digit=2|thickness=1.2", "paper:2", "cfg:2", "nested:2@100-500", "plain"])
+def test_the_diffusers_guider_gives_the_same_image(shipped, abducted, rule, tmp_path):
+    """A loop that asks the guider for its passes and lets it combine them ends at the mechanism's own image."""
+    guidance, changed = ccf.parse_guidance(rule), {"thickness", "intensity"}
+    mechanism = shipped.mechanisms["image"].configured(guidance=guidance, steps=6)
+    parents = {name: encode(abducted.factual)[name] for name in mechanism.denoiser.names}
+    parents["thickness"] = parents["thickness"] + 1
+    noise = abducted.noise["image"]
+    wanted = mechanism.predict(noise, parents, changed=frozenset(changed))
+    ccf.CausalGuider.from_rule(guidance, parents=mechanism.denoiser.names, changed=changed).save_pretrained(tmp_path)
+    guider = ccf.CausalGuider.from_pretrained(tmp_path)
+
+    def eps(image, timestep, _):
+        guider.set_state(step=0, num_inference_steps=6, timestep=torch.tensor(timestep))
+        batches = guider.prepare_inputs({"image": image})
+        for batch in batches:
+            shown = batch.shown.expand(len(image), -1)
+            batch.noise_pred = mechanism.denoiser(batch.image, torch.full((len(image),), timestep), parents, shown)
+        return mechanism._noise_in(image, timestep, guider(batches).pred)
+
+    with torch.inference_mode():
+        found = mechanism.solver.sample(noise, mechanism.levels, eps).clamp(-1, 1)
+    # the same network in batches of other sizes: float32 rounding, on images from -1 to 1
+    assert torch.allclose(found, wanted, atol=1e-3)
+
+
+def test_a_guider_outside_its_steps_or_switched_off_is_one_plain_pass():
+    guider = ccf.CausalGuider.from_rule(ccf.Decoupled(2.0), parents=["a", "b"], changed=["b"], start=0.5)
+    guider.set_state(step=0, num_inference_steps=10, timestep=torch.tensor(900))
+    assert guider.passes() == [frozenset({"a", "b"})]
+    guider.set_state(step=5, num_inference_steps=10, timestep=torch.tensor(500))
+    assert guider.num_conditions == 3
+    guider.disable()
+    assert guider.num_conditions == 1
+
+
+def test_a_guider_refuses_a_rule_that_is_no_weighted_sum():
+    with pytest.raises(ccf.DataError, match="Projected"):
+        ccf.CausalGuider.from_rule(ccf.Projected(ccf.Decoupled(2.0)), parents=["a"], changed=["a"])

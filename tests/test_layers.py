@@ -18,7 +18,7 @@ LAYERS = [
     {"seeds", "progress", "files", "formats", "tables", "levels"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
     {"attributes.base"},
-    {"batch", "attributes.piecewise", "attributes.smooth", "attributes.probabilities", "denoiser", "drawing"},
+    {"batch", "attributes.piecewise", "attributes.smooth", "attributes.probabilities", "denoiser", "drawing", "guider"},
     {"image", "attributes.*", "encoding", "interventions", "datasets.*"},
     {"choice"},
     {"scm"},

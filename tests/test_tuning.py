@@ -1,0 +1,92 @@
+"""Tuning: the rule that it chooses keeps its bounds, is stored with the model, and nothing better was tried."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import causalcf as ccf
+from causalcf.cli import main
+from causalcf.guidance import guidance_from_dict
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return ccf.recipe("morphomnist").batch("valid", 6, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def quick(shipped):
+    """Few levels, so that a rule costs a second; what is claimed here does not depend on the images being good."""
+    return shipped.configured(steps=5, guidance=ccf.Plain())
+
+
+@pytest.fixture(scope="module")
+def found(quick, rows):
+    return ccf.tune(
+        quick, rows, forms=["nested"], weights=[2.0], invariant=[1.5], intervals=[(0, 499)],
+        off_target=np.inf, reversibility=np.inf, again_rows=2,
+    )  # fmt: skip
+
+
+def errors(table, rule):
+    return table[table["rule"] == rule].drop_duplicates("do")["error"].sum()
+
+
+def test_without_bounds_the_choice_is_the_least_error_that_was_tried(found):
+    table = found.table
+    tried = {rule: errors(table, rule) for rule in table["rule"].unique()}
+    assert tried[str(found.guidance)] == pytest.approx(min(tried.values()), abs=1e-6)
+    assert set(table["stage"]) == {"plain", "weights", "invariant", "interval", "chosen"}
+    assert set(table["do"]) == {"thickness", "intensity", "digit"}
+
+
+def test_the_error_is_what_the_judges_read(found, quick, rows):
+    do = ccf.soundness.draw_interventions(rows.graph, rows.frame, image="image", seed=0)["digit"]
+    answer = ccf.counterfactual(quick, rows, do)
+    wrong = np.mean(quick.judges["digit"](answer.images["image"]) != answer.frame["digit"].to_numpy())
+    plain = found.table[(found.table["rule"] == "plain") & (found.table["do"] == "digit")].iloc[0]
+    assert plain["on_target"] == pytest.approx(wrong, abs=1e-9)
+
+
+def test_the_chosen_rule_keeps_its_bounds_and_is_the_models_default(quick, rows, tmp_path):
+    found = ccf.tune(quick, rows, forms=["anchored"], weights=[3.0], invariant=[], intervals=[], reversibility=1.0, again_rows=2)
+    plain, kept = (
+        found.table[found.table[key] == value].set_index("do") for key, value in (("stage", "plain"), ("stage", "chosen"))
+    )
+    assert (kept["off_target"] - plain["off_target"] <= 0.02 + 1e-9).all()
+    assert (kept["reversibility"] - plain["reversibility"] <= 1.0 + 1e-9).all()
+    files = found.save(tmp_path)
+    loaded = ccf.load(files["model"])
+    assert loaded.mechanisms["image"].guidance == found.guidance
+    assert loaded.manifest["made"]["tuning"]["rows"] == len(rows)
+    assert len(pd.read_csv(files["tuning.csv"])) == len(found.table)
+    assert files["tuning.png"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_bounds_cannot_be_kept_nothing_is_guided(quick, rows):
+    found = ccf.tune(
+        quick, rows, forms=["nested"], weights=[9.0], invariant=[], intervals=[], off_target=0, reversibility=0, again_rows=2
+    )
+    assert not found.table[found.table["stage"] == "weights"].groupby("rule")["feasible"].all().any()
+    assert found.guidance == ccf.Plain()
+
+
+def test_a_model_that_cannot_be_tuned_says_why(quick, rows):
+    blind = quick.configured()
+    blind.judges = {}
+    with pytest.raises(ccf.DataError, match="no judges"):
+        ccf.tune(blind, rows)
+    with pytest.raises(ccf.DataError, match="no images"):
+        ccf.tune(quick, ccf.Batch(rows.graph, rows.frame))
+    with pytest.raises(ccf.DataError, match="off_target=-1"):
+        ccf.tune(quick, rows, off_target=-1)
+
+
+def test_the_command_writes_model_picture_and_table(tmp_path, capsys):
+    words = ["tune", "morphomnist", "--out", str(tmp_path / "t"), "--n", "2", "--steps", "4", "--form", "nested", "--weight", "2"]
+    assert main([*words, "--again-rows", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["files"]) == {"model", "tuning.csv", "tuning.png"}
+    assert ccf.load(told["files"]["model"]).mechanisms["image"].guidance == guidance_from_dict(told["guidance"])
