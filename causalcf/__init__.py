@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ResponseType,
     )
     from causalcf.batch import Batch
+    from causalcf.datasets.fashion_mnist import FashionMNIST
     from causalcf.datasets.morphomnist import MorphoMNIST
     from causalcf.datasets.nih_chest import read_nih_chest
     from causalcf.effects import (
@@ -93,6 +94,7 @@ _HOME = {
         "ResponseType",
     ),
     "batch": ("Batch",),
+    "datasets.fashion_mnist": ("FashionMNIST",),
     "datasets.morphomnist": ("MorphoMNIST",),
     "datasets.nih_chest": ("read_nih_chest",),
     "effects": (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from causalcf.attributes.categorical import Categorical
 from causalcf.attributes.flow import Flow
 from causalcf.batch import Batch
+from causalcf.datasets.fashion_mnist import FashionMNIST
 from causalcf.datasets.morphomnist import MorphoMNIST, Split
 from causalcf.errors import DataError
 from causalcf.graph import load_graph
@@ -45,6 +46,19 @@ def _morphomnist_scm() -> SCM:
             ),
         },
     )
+
+
+def _fashion_mnist_batch(split: Split, rows: int, seed: int, jobs: int) -> Batch:
+    data = FashionMNIST(split)
+    frame = data.frame(rows, seed=seed)
+    return Batch(load_graph("fashion_mnist"), frame, {"image": data.images(frame)})
+
+
+def _fashion_mnist_scm() -> SCM:
+    from causalcf.image import Diffusion
+
+    guidance = Decoupled(1.0, form="nested", weights={"garment": 2.0})
+    return SCM(load_graph("fashion_mnist"), {"intensity": Flow(), "image": Diffusion(steps=30, guidance=guidance)})
 
 
 def _morphomnist_truth(answer: Counterfactual) -> NDArray[np.uint8] | None:
@@ -87,6 +101,14 @@ RECIPES: dict[str, Recipe] = {
         judge_rows=14_400,
         rulers={"thickness": "thickness", "intensity": "intensity"},
         truth=_morphomnist_truth,
+        training={"decorrelate": 0.6},
+    ),
+    "fashion_mnist": Recipe(
+        _fashion_mnist_batch,
+        _fashion_mnist_scm,
+        rows=48_000,
+        judge_rows=10_000,
+        rulers={"intensity": "intensity"},
         training={"decorrelate": 0.6},
     ),
 }
