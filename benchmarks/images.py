@@ -8,7 +8,9 @@
 round), there and back (grey levels), the judge's accuracy, std(u), and evaluations of the network a row. `speed` answers an
 intervention on each parent of the image of the same rows with the same network and weights, once by the loop of a diffusers user
 (DDIMInverseScheduler, DDIMScheduler, one call a mask, an inversion a question, 50 steps) and once by causalcf's default; the two
-alternate, and the best time of each counts.
+alternate, and the best time of each counts. `limits` compares the arithmetic of an evaluation with the matrix-multiply peak of the
+machine at the same number of threads, and counts the passes of ten interventions on one batch, abducted once, under a rule of three
+masks: naively they are 10 (1 + 3) times the levels.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
+from torch.utils.flop_counter import FlopCounterMode
 
 import causalcf as ccf
 from causalcf.encoding import decode_image, encode
@@ -112,6 +115,51 @@ def speed(scm: ccf.SCM, batch: ccf.Batch, rounds: int) -> dict[str, Any]:
     return found
 
 
+def limits(scm: ccf.SCM, batch: ccf.Batch) -> dict[str, Any]:
+    """How far the network is from what the machine can multiply, and what reusing an abduction saves."""
+    net, rows = scm.mechanisms["image"].denoiser, 192
+    values = encode(batch)
+    places = torch.arange(rows) % len(batch)
+    given = {name: values[name][places] for name in net.names}
+    inputs = values["image"].float()[places], torch.full((rows,), 500), given, torch.ones(rows, len(net.names), dtype=torch.bool)
+    square = torch.randn(2048, 2048)
+
+    def best(work: Any) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    with torch.inference_mode():
+        counter = FlopCounterMode(display=False)
+        with counter:
+            net(*inputs)
+        each = counter.get_total_flops() / rows
+        evaluations, peak = rows / best(lambda: net(*inputs)), 2 * 2048**3 / best(lambda: square @ square)
+    counted: list[int] = []
+    handle = net.unet.register_forward_hook(lambda module, given, output: counted.append(len(given[0])))
+    label = next(name for name in scm.graph.parents("image") if scm.graph.node(name).discrete)
+    states = list(scm.graph.node(label).states)
+    dos = [{label: states[place % len(states)]} for place in range(10)]
+    ccf.counterfactual(scm, batch, dos, guidance=ccf.parse_guidance("paper:2"))
+    handle.remove()
+    naive = 10 * (1 + 3) * scm.mechanisms["image"].steps * len(batch)
+    return {
+        "threads": torch.get_num_threads(),
+        "megaflop_per_evaluation": round(each / 1e6, 1),
+        "evaluations_per_second": round(evaluations, 1),
+        "gigaflop_per_second": round(evaluations * each / 1e9, 1),
+        "matrix_multiply_gigaflop_per_second": round(peak / 1e9, 1),
+        "share_of_peak": round(evaluations * each / peak, 3),
+        "passes_of_ten_interventions": sum(counted),
+        "naive_passes": naive,
+        "share_of_naive": round(sum(counted) / naive, 3),
+        "allowed_share": (1 + 10 * 3) / (10 * 4),
+    }
+
+
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,18 +168,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 30, 50])
     parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=list(SOLVERS))
     parser.add_argument("--rounds", type=int, default=2, help="of the timing")
-    parser.add_argument("--only", choices=["curve", "speed"])
+    parser.add_argument("--only", choices=["curve", "speed", "limits"])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON at the end")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")  # coarse grids leave residuals, which the curve shows
     scm = ccf.load(chosen.model)
     batch = ccf.recipe(scm.graph.name).batch("test", chosen.rows, 0, 1)
     found: dict[str, Any] = {}
-    if chosen.only != "speed":
+    if chosen.only in (None, "curve"):
         found["curve"] = curve(scm, batch, chosen.steps, chosen.solvers)
-    if chosen.only != "curve":
+    if chosen.only in (None, "speed"):
         found["speed"] = speed(scm, batch, chosen.rounds)
-        print("\n".join(f"{key}: {value}" for key, value in found["speed"].items()))
+    if chosen.only in (None, "limits"):
+        found["limits"] = limits(scm, batch)
+    for part in ("speed", "limits"):
+        print("\n".join(f"{key}: {value}" for key, value in found.get(part, {}).items()))
     if chosen.json:
         print(json.dumps(found))
 

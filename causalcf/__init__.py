@@ -78,7 +78,8 @@ if TYPE_CHECKING:
     from causalcf.soundness import AuditReport, audit
     from causalcf.store import load, model_names, save
     from causalcf.tables import read_table, write_table
-    from causalcf.training import Training, fit
+    from causalcf.trainer import Training
+    from causalcf.training import fit
     from causalcf.tuning import Tuning, tune
 
 _HOME = {
@@ -151,7 +152,8 @@ _HOME = {
     "soundness": ("AuditReport", "audit"),
     "store": ("load", "model_names", "save"),
     "tables": ("read_table", "write_table"),
-    "training": ("Training", "fit"),
+    "trainer": ("Training",),
+    "training": ("fit",),
     "tuning": ("Tuning", "tune"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

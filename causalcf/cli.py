@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from causalcf.guidance import Guidance
+    from causalcf.scm import SCM
     from causalcf.soundness import AuditReport
+    from causalcf.trainer import Training
 
 __all__ = ["app", "main"]
 
@@ -284,7 +287,9 @@ def check(
 
 @app.command()
 def fit(
-    subject: Annotated[str, typer.Argument(help="A study by name (morphomnist); with --data, a graph by name or as a file.")],
+    subject: Annotated[
+        str, typer.Argument(help="A study (morphomnist, fashion_mnist); with --data, a graph by name or as a file.")
+    ],
     out: Out,
     data: Annotated[Path | None, typer.Option("--data", help="A table to fit a graph's attributes to.")] = None,
     index: Index = None,
@@ -293,15 +298,30 @@ def fit(
         int | None, typer.Option(help="Gradient steps of the image mechanism; with --minutes, whichever ends first.")
     ] = None,
     rows: Annotated[int | None, typer.Option(help="Training rows; the study's own number unless told.", min=100)] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a gradient step, over all processes.")] = 64,
+    accumulate: Annotated[int, typer.Option(help="Parts in which a process takes its share of a batch: less memory.")] = 1,
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where it is measured to be much faster.")
+    ] = "auto",
+    trackers: Annotated[
+        list[str] | None, typer.Option("--tracker", help="Besides the log: tensorboard, mlflow or another; again for another.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Fit a model: a study's whole model from its own data, or a graph's attributes to a table.
 
-    Training of an image that was stopped goes on from its last checkpoint when run again.
+    Training of an image that was stopped goes on from its last checkpoint when run again. `torchrun --nproc_per_node N -m
+    causalcf.cli fit ...` divides every batch among N processes.
     """
     if data is None:
-        _fit_study(subject, out, minutes, steps, rows, seed, as_json)
+        from causalcf.trainer import Precision, Training
+
+        plan = Training(
+            steps=steps, minutes=minutes, batch_size=batch_size, accumulate=accumulate, precision=cast(Precision, precision),
+            trackers=trackers or (),
+        )  # fmt: skip
+        _fit_study(subject, out, plan, rows, seed, as_json)
     else:
         _fit_table(subject, data, index, out, seed, as_json)
 
@@ -486,31 +506,47 @@ def effect(
             typer.echo(f"{f'{name}: ' if kind == 'cate' else ''}{answer}\n  assumes: {answer.assumes}")
 
 
-def _fit_study(
-    study: str, out: Path, minutes: float | None, steps: int | None, rows: int | None, seed: int, as_json: bool
-) -> None:
+def _fit_study(study: str, out: Path, plan: Training, rows: int | None, seed: int, as_json: bool) -> None:
     from causalcf.judges import fit_judges
+    from causalcf.plot import counterfactual_figure, to_png
+    from causalcf.query import counterfactual
     from causalcf.recipes import recipe
-    from causalcf.training import Training
+    from causalcf.soundness import draw_interventions
+    from causalcf.trainer import is_main_process
     from causalcf.training import fit as train
 
     chosen = recipe(study)
-    plan = Training(minutes=minutes, steps=steps, **chosen.training)
+    plan = replace(plan, **chosen.training)
     checkpoints = out.with_name(out.name + ".checkpoints")
-    if not as_json:
+    show = not as_json and is_main_process()
+    if show:
         typer.echo(
-            f"Drawing the data of {study}. Checkpoints go to {checkpoints}; run the same command again to go on from there."
+            f"Drawing the data of {study}. Checkpoints, the log and previews go to {checkpoints}; "
+            "run the same command again to go on from there."
         )
     batch = chosen.batch("train", rows or chosen.rows, seed, 2)
+    validation = chosen.batch("valid", min(128, rows or 128), seed, 1)
+
+    def preview(scm: SCM, step: int) -> None:
+        some = validation.rows(slice(0, 6))
+        dos = draw_interventions(scm.graph, some.frame, image=scm.graph.images[0], seed=seed)
+        answers = {f"do({name})": counterfactual(scm, some, do) for name, do in dos.items()}
+        to_png(counterfactual_figure(answers), checkpoints / f"preview-{step:07d}.png")
+
     try:
-        scm = train(chosen.scm(), batch, seed=seed, training=plan, checkpoints=checkpoints, progress=not as_json)
+        scm = train(
+            chosen.scm(), batch, seed=seed, training=plan, checkpoints=checkpoints, validation=validation, watch=preview,
+            progress=not as_json,
+        )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"Stopped. The state of training is in {checkpoints}; run the same command to go on.", err=True)
         raise typer.Exit(3) from None
+    if not is_main_process():
+        return
     judge_rows = chosen.batch("judge", min(chosen.judge_rows, rows or chosen.judge_rows), seed, 2)
     scm.judges = fit_judges(judge_rows, rulers=chosen.rulers, seed=seed, progress=not as_json)
-    length = f"--steps {steps}" if steps else ""
-    length += f" --minutes {minutes:g}" if minutes else ""
+    length = f"--steps {plan.steps}" if plan.steps else ""
+    length += f" --minutes {plan.minutes:g}" if plan.minutes else ""
     words = ["causalcf fit", study, "--out", out.name, length.strip(), f"--seed {seed}", f"--rows {rows}" if rows else ""]
     made = {**(scm.manifest or {})["made"], "command": " ".join(word for word in words if word)}
     scm.manifest = {"made": made}

@@ -206,14 +206,21 @@ class Diffusion(Mechanism):
         given = {name: parents[name] for name in denoiser.names}
         return cast(Tensor, denoiser(image, torch.full((len(image),), timestep), given, shown))
 
-    def loss(self, value: Tensor, parents: Parents, *, generator: torch.Generator) -> Tensor:
+    def training_draws(self, value: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Noise, timesteps and shown parents, a row each."""
         rows, names = len(value), self._fitted().names
         # as the levels of abduction and prediction are spaced: most of them near the clean image
         time = (len(self.scheduler.alphas_cumprod) * torch.rand(rows, generator=generator).square()).long()
         noise = torch.randn(value.shape, generator=generator)
         hidden = torch.rand(rows, len(names), generator=generator) < self.hide_one
         hidden |= torch.rand(rows, 1, generator=generator) < self.hide_all
-        return self._weight(time) * self._error(value, parents, noise, time, ~hidden)
+        return {"time": time, "noise": noise, "shown": ~hidden}
+
+    def loss(self, value: Tensor, parents: Parents, *, generator: torch.Generator | Mapping[str, Tensor]) -> Tensor:
+        drawn = self.training_draws(value, generator) if isinstance(generator, torch.Generator) else generator
+        weight = self._weight(drawn["time"]).to(value.device)
+        drawn = {key: draw.to(value.device) for key, draw in drawn.items()}
+        return weight * self._error(value, parents, drawn["noise"], drawn["time"], drawn["shown"])
 
     def validation_losses(self, value: Tensor, parents: Parents, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The unweighted loss of every row under every kind of mask, all under the same noise, by the mask's name.
@@ -234,7 +241,7 @@ class Diffusion(Mechanism):
 
     def _error(self, value: Tensor, parents: Parents, noise: Tensor, time: Tensor, shown: Tensor) -> Tensor:
         """Mean squared error of the network's output, (row,)."""
-        output = self._fitted()(self.scheduler.add_noise(value, noise, time), time, parents, shown)
+        output = self._fitted()(self.scheduler.add_noise(value, noise, time), time, parents, shown).float()
         wanted = {"epsilon": noise, "sample": value, "v_prediction": self.scheduler.get_velocity(value, noise, time)}
         return cast(Tensor, (output - wanted[self.scheduler.config.prediction_type]).square().flatten(1).mean(1))
 

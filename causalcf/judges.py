@@ -42,7 +42,7 @@ class Ruler:
     """
 
     def __init__(self, quantity: str) -> None:
-        from causalcf.datasets.morphomnist import measure_intensity, measure_thickness
+        from causalcf.rulers import measure_intensity, measure_thickness
 
         rulers = {"thickness": measure_thickness, "intensity": measure_intensity}
         if quantity not in rulers:

@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -92,6 +93,18 @@ class Mechanism(nn.Module, ABC):
     @abstractmethod
     def loss(self, value: Tensor, parents: Parents, *, generator: Any) -> Tensor:
         """What training minimises, one number a row: (batch,)."""
+
+    def training_draws(self, value: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """What `loss` draws for a batch, a row each, for a batch that is divided: `loss` then takes some rows of it as generator.
+
+        A mechanism that has nothing to divide gives nothing, and `loss` gets a generator for every part.
+        """
+        return {}
+
+    def validation_losses(self, value: Tensor, parents: Parents, *, generator: Any) -> Mapping[str, Tensor]:
+        """What training logs for held-out rows, (row,) by name."""
+        with torch.inference_mode():
+            return {"all": self.loss(value, parents, generator=generator)}
 
     def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
         """Size the mechanism for this node and these data, before training; a mechanism that is known needs nothing."""

@@ -38,7 +38,7 @@ from causalcf.soundness import draw_interventions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Tuning", "tune"]
+__all__ = ["Bench", "Score", "Tuning", "tune"]
 
 _WEIGHTS = (1.5, 2.0, 2.5, 3.0)
 _INVARIANT = (1.25, 1.5, 2.0)
@@ -87,8 +87,8 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class _Score:
-    """How one intervention fares under one rule."""
+class Score:
+    """How one intervention fares under one rule; the module says what the numbers are."""
 
     error: float
     on_target: float
@@ -97,8 +97,16 @@ class _Score:
     evaluations: float
 
 
-class _Bench:
-    """Answers under one rule after another, each asked once."""
+class Bench:
+    """Answers under one rule after another, each asked once.
+
+    Args:
+        scm: fitted, with an image of a `Diffusion` mechanism and judges.
+        batch: with images; abducted once.
+        dos: interventions by label.
+        again_rows: so many rows go there and back.
+        seed: of the abduction of labels.
+    """
 
     def __init__(self, scm: SCM, batch: Batch, dos: Mapping[str, Do], again_rows: int, seed: int) -> None:
         self.scm, self.dos, self.again, self.seed = scm, dos, slice(0, again_rows), seed
@@ -106,10 +114,11 @@ class _Bench:
         self.parents = scm.graph.parents(self.image)
         self.abduction: Abduction = abduct(scm, batch, seed=seed)
         self.scale = {name: 1.0 if scm.graph.node(name).discrete else float(batch.frame[name].std()) for name in self.parents}
-        self.known: dict[Any, _Score] = {}
+        self.known: dict[Any, Score] = {}
         self.rows: list[dict[str, Any]] = []
 
     def changed(self, label: str) -> frozenset[str]:
+        """The image's parents that an intervention reaches."""
         return self.scm.graph.descendants(self.dos[label]).intersection(self.parents)
 
     def _plan(self, label: str, rule: Guidance) -> Any:
@@ -117,13 +126,14 @@ class _Bench:
         levels = cast(Diffusion, self.scm.mechanisms[self.image]).levels.timesteps
         return label, tuple(frozenset(rule.terms(self.parents, self.changed(label), t).items()) for t in levels)
 
-    def score(self, label: str, rule: Guidance) -> _Score:
+    def score(self, label: str, rule: Guidance) -> Score:
+        """How an intervention fares under a rule."""
         plan = self._plan(label, rule)
         if plan not in self.known:
             self.known[plan] = self._ask(label, rule)
         return self.known[plan]
 
-    def _ask(self, label: str, rule: Guidance) -> _Score:
+    def _ask(self, label: str, rule: Guidance) -> Score:
         scm, batch = self.scm.configured(guidance=rule), self.abduction.factual
         do = self.dos[label]
         answer = counterfactual(scm, self.abduction, do, guidance=rule)
@@ -137,7 +147,7 @@ class _Bench:
         changed = self.changed(label)
         moved = [errors[name] for name in errors if name in changed]
         still = [errors[name] for name in errors if name not in changed]
-        return _Score(
+        return Score(
             error=float(np.mean(list(errors.values()))),
             on_target=float(np.mean(moved)) if moved else math.nan,
             off_target=float(np.mean(still)) if still else 0.0,
@@ -149,12 +159,12 @@ class _Bench:
 class _Search:
     """The rules tried so far, and what they were found to be worth."""
 
-    def __init__(self, bench: _Bench, bounds: Mapping[str, float], total: int, advance: Callable[[float, str], None]) -> None:
+    def __init__(self, bench: Bench, bounds: Mapping[str, float], total: int, advance: Callable[[float, str], None]) -> None:
         self.bench, self.bounds, self.total, self.advance = bench, bounds, total, advance
         self.tried = 0
         self.plain = {label: bench.score(label, Plain()) for label in bench.dos}
 
-    def feasible(self, label: str, score: _Score) -> bool:
+    def feasible(self, label: str, score: Score) -> bool:
         plain = self.plain[label]
         return (
             score.off_target - plain.off_target <= self.bounds["off_target"]
@@ -245,7 +255,7 @@ def tune(
     total = len(forms) * len(parents) * len(weights) + len(parents) * len(invariant) + len(intervals)
     with show_progress("tuning", total + 1.0, show=progress) as advance:
         advance(0, "abduction and the plain rule")
-        bench = _Bench(scm, batch, dos, again_rows, seed)
+        bench = Bench(scm, batch, dos, again_rows, seed)
         search = _Search(bench, bounds, total, advance)
         start: tuple[float, Any] = (search.worth("plain", Plain()), Plain())
         chosen = start

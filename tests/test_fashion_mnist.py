@@ -9,7 +9,7 @@ import pytest
 
 import causalcf as ccf
 from causalcf.datasets.fashion_mnist import _FOLDER, _VARIABLE, GARMENTS, read_idx
-from causalcf.datasets.morphomnist import measure_intensity
+from causalcf.rulers import measure_intensity
 
 FOLDER = Path(os.environ.get(_VARIABLE, _FOLDER))
 needs_photographs = pytest.mark.skipif(not FOLDER.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")

@@ -15,12 +15,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "causalcf"
 
 LAYERS = [
     {"errors"},
-    {"seeds", "progress", "files", "formats", "tables", "levels"},
+    {"seeds", "progress", "files", "formats", "tables", "levels", "rulers"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
     {"attributes.base"},
     {"batch", "attributes.piecewise", "attributes.smooth", "attributes.probabilities", "denoiser", "drawing", "guider"},
     {"image", "attributes.*", "encoding", "interventions", "datasets.*"},
-    {"choice"},
+    {"choice", "trainer"},
     {"scm"},
     {"evidence", "training", "store", "identify"},
     {"query"},

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 import causalcf as ccf
-from causalcf.datasets.morphomnist import _split, measure_intensity, measure_thickness, structural_intensity
+from causalcf.datasets.morphomnist import _split, structural_intensity
+from causalcf.rulers import measure_intensity, measure_thickness
 
 
 def test_no_base_digit_is_in_two_splits():

@@ -1,16 +1,21 @@
 """Training is a function of (seed, step): resumed anywhere, it ends with the same bytes."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import causalcf as ccf
 from causalcf.encoding import encode
 from causalcf.image import Diffusion
 from causalcf.seeds import step_generator
-from causalcf.training import _ImageRun, _minibatches
+from causalcf.trainer import _ImageRun, minibatches
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +25,7 @@ def rows():
 
 def small(rows, tmp_path=None, *, steps, seed=0):
     scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
-    training = ccf.Training(steps=steps, batch_size=8, checkpoint_minutes=1e-9)
+    training = ccf.Training(steps=steps, batch_size=8, checkpoint_minutes=1e-9, precision="float32")
     return ccf.fit(scm, rows, seed=seed, training=training, checkpoints=tmp_path)
 
 
@@ -95,14 +100,14 @@ def test_a_fitted_model_survives_saving_in_half_precision(rows, tmp_path):
 
 
 def test_every_row_is_seen_once_a_pass():
-    batches = _minibatches(12, 4, 0, "x")
+    batches = minibatches(12, 4, 0, "x")
     assert sorted(torch.cat([next(batches) for _ in range(3)]).tolist()) == list(range(12))
 
 
 def test_unusual_rows_are_drawn_more_often():
     weights = torch.ones(10, dtype=torch.float64)
     weights[3] = 11.0
-    batches = _minibatches(10, 10, 0, "x", weights)
+    batches = minibatches(10, 10, 0, "x", weights)
     drawn = torch.cat([next(batches) for _ in range(400)])
     share = float((drawn == 3).double().mean())
     assert share == pytest.approx(0.55, abs=5 * (0.55 * 0.45 / 4000) ** 0.5)
@@ -121,3 +126,131 @@ def test_judges_read_what_they_were_trained_on():
     right = judges["digit"](batch.images["image"]) == batch.frame["digit"].to_numpy()
     assert np.mean(right) > 0.5  # chance is 0.1
     assert not judges["digit"].training
+
+
+SCRIPT = """
+import sys
+import causalcf as ccf
+import causalcf.training
+from causalcf.image import Diffusion
+from causalcf.trainer import is_main_process
+causalcf.training._ATTRIBUTE_STEPS = 20
+rows = ccf.recipe("morphomnist").batch("train", 64, 0, 1)
+scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
+plan = ccf.Training(steps=int(sys.argv[2]), batch_size=8, checkpoint_minutes=1e-9, precision="float32")
+ccf.fit(scm, rows, training=plan, checkpoints=sys.argv[1] + ".checkpoints")
+if is_main_process():
+    scm.save(sys.argv[1])
+"""
+
+
+def run(tmp_path, name, steps, *, launcher=(), wait=True):
+    """The script above in a process of its own, one thread."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [sys.executable, *launcher, str(tmp_path / "script.py"), str(tmp_path / name), str(steps)]
+    process = subprocess.Popen(
+        words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if wait:
+        told = process.communicate(timeout=240)[0].decode()
+        assert process.returncode == 0, told
+    return process
+
+
+def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path):
+    """kill -9 in the middle; the rest in a new process."""
+    steps = 60
+    process = run(tmp_path, "killed", steps, wait=False)
+    state = tmp_path / "killed.checkpoints" / "image"
+    until = time.monotonic() + 120
+    while not list(state.glob("step-000000[3-9]")) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed").exists()
+    reached = max(int(path.name.removeprefix("step-")) for path in state.glob("step-*"))
+    assert 0 < reached < steps
+    run(tmp_path, "killed", steps)
+    run(tmp_path, "whole", steps)
+    a, b = (weights(ccf.load(tmp_path / name)) for name in ("killed", "whole"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    run(tmp_path, "two", 6, launcher=torchrun)
+    run(tmp_path, "one", 6)
+    assert ccf.load(tmp_path / "two").manifest["made"]["images"]["image"]["processes"] == 2
+
+    def state(name, step):
+        found = load_file(tmp_path / f"{name}.checkpoints" / "image" / f"step-{step:07d}" / "state.safetensors")
+        return {key: tensor for key, tensor in found.items() if key.startswith("weight.")}
+
+    one, two, before = state("one", 6), state("two", 6), state("one", 5)
+    far = max(float((one[name] - two[name]).abs().max()) for name in one)
+    moved = max(float((one[name] - before[name]).abs().max()) for name in one)
+    assert far < 1e-3  # what is promised
+    assert far < moved / 2  # and less than one step of the six moves the weights
+
+
+def test_a_batch_in_parts_is_the_same_batch(rows):
+    def trained(**settings):
+        scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
+        return weights(ccf.fit(scm, rows, training=ccf.Training(steps=4, batch_size=9, precision="float32", **settings)))
+
+    whole, parts = trained(), trained(accumulate=4)
+    # sums in another order, in float32, through four Adam steps of 1e-3 of which the first ones are 1e-5
+    assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-4
+
+
+def test_half_precision_is_taken_where_it_is_asked_for_and_auto_decides(rows):
+    def trained(precision):
+        scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
+        return ccf.fit(scm, rows, training=ccf.Training(steps=3, batch_size=8, precision=precision))
+
+    half, auto = trained("bfloat16"), trained("auto")
+    assert half.manifest["made"]["images"]["image"]["precision"] == "bfloat16"
+    assert auto.manifest["made"]["images"]["image"]["precision"] in ("float32", "bfloat16")
+    assert all(tensor.dtype == torch.float32 for tensor in weights(half).values() if tensor.is_floating_point())
+    assert all(torch.isfinite(tensor).all() for tensor in weights(half).values())
+
+
+def test_the_log_has_the_loss_under_every_mask_and_forgets_what_a_resumed_run_does_again(rows, tmp_path):
+    seen = []
+    scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
+    plan = ccf.Training(steps=2, batch_size=8, precision="float32")
+    log = tmp_path / "image" / "log.jsonl"
+    log.parent.mkdir()
+    log.write_text(json.dumps({"step": 7}) + "\n" + '{"step": 8, "lo')
+    held_out = ccf.recipe("morphomnist").batch("valid", 8)
+    ccf.fit(scm, rows, training=plan, checkpoints=tmp_path, validation=held_out, watch=lambda scm, step: seen.append(step))
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2]
+    masks = {"all", "none", *(f"{kind} {name}" for kind in ("only", "without") for name in ("thickness", "intensity", "digit"))}
+    assert set(lines[-1]["validation"]) == masks
+    assert seen == [2]
+    assert scm.manifest["made"]["images"]["image"]["validation"] == lines[-1]["validation"]
+
+
+def test_a_tracker_is_written_to_and_an_unknown_one_is_an_error(rows, tmp_path):
+    def fit(trackers, checkpoints):
+        scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
+        plan = ccf.Training(steps=2, batch_size=8, precision="float32", trackers=trackers)
+        ccf.fit(scm, rows, training=plan, checkpoints=checkpoints, validation=rows.rows(slice(0, 4)))
+
+    fit(["tensorboard"], tmp_path)
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    with pytest.raises(ccf.DataError, match="no tracker papyrus"):
+        fit(["papyrus"], tmp_path)
+    with pytest.raises(ccf.DataError, match="checkpoints"):
+        fit(["tensorboard"], None)
+
+
+def test_what_cannot_be_trained_as_asked_is_an_error(rows):
+    with pytest.raises(ccf.DataError, match="no precision 'half'"):
+        ccf.Training(precision="half")
+    scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
+    with pytest.raises(ccf.DataError, match="a batch of 3 images cannot be divided"):
+        ccf.fit(scm, rows, training=ccf.Training(steps=1, batch_size=3, accumulate=4))
+    with pytest.raises(ccf.DataError, match="the validation batch has no images"):
+        ccf.fit(scm, rows, training=ccf.Training(steps=1, batch_size=3), validation=rows.without_images())

@@ -15,19 +15,20 @@ import os
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from causalcf.datasets.morphomnist import Split, measure_intensity
 from causalcf.errors import DataError
+from causalcf.rulers import measure_intensity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["GARMENTS", "FashionMNIST", "read_idx"]
 
+Split = Literal["train", "judge", "valid", "test"]
 GARMENTS = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 _FOLDER = "/usr/share/datasets/fashion-mnist"  # where Debian's package puts it
 _VARIABLE = "CAUSALCF_FASHION_MNIST"

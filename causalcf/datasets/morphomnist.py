@@ -23,17 +23,17 @@ import pandas as pd
 from scipy import ndimage, special
 
 from causalcf.errors import DataError
+from causalcf.rulers import UPSCALE, mean_width, skeleton, upscaled
 from causalcf.seeds import RowGenerator, row_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MorphoMNIST", "Split", "measure_intensity", "measure_thickness", "render"]
+__all__ = ["MorphoMNIST", "Split", "render"]
 
 Split = Literal["train", "judge", "valid", "test"]
 _SIZES: dict[Split, int] = {"train": 2600, "judge": 1200, "valid": 200, "test": 1000}
 _BASE = 5000
-_UPSCALE = 4
 _PADDING = 2
 _THINNEST = 0.35  # pixels: half the width below which a stroke is not eroded further, so that it never breaks
 
@@ -55,44 +55,6 @@ def _split(name: Split) -> NDArray[np.int64]:
     return np.sort(order[start : start + _SIZES[name]])
 
 
-def _upscaled(image: NDArray[np.uint8], deform: NDArray[np.float64] | None = None) -> NDArray[np.bool_]:
-    """The stroke of a grey image, `_UPSCALE` times as fine; `deform` is a 2x2 map of output to input directions."""
-    size = np.array(image.shape)
-    matrix = np.eye(2) if deform is None else deform
-    centre_in, centre_out = (size - 1) / 2, (size * _UPSCALE - 1) / 2
-    matrix = matrix / _UPSCALE
-    fine = ndimage.affine_transform(
-        image.astype(np.float64),
-        matrix,
-        offset=centre_in - matrix @ centre_out,
-        output_shape=tuple(size * _UPSCALE),
-        order=3,
-        prefilter=True,
-    )
-    return np.asarray(fine > (float(image.min()) + float(image.max())) / 2)
-
-
-def _skeleton(stroke: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """The centre line of a stroke, and how far every fine pixel is from the background."""
-    from skimage.morphology import skeletonize
-
-    return np.asarray(skeletonize(stroke)), np.asarray(ndimage.distance_transform_edt(stroke))
-
-
-def _thickness(axis: NDArray[np.bool_], distance: NDArray[np.float64]) -> float:
-    return float(2 * distance[axis].mean() / _UPSCALE) if axis.any() else 0.0
-
-
-def measure_thickness(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The ruler for thickness: mean width of the stroke along its medial axis, pixels; images (n, height, width)."""
-    return np.array([_thickness(*_skeleton(_upscaled(image))) for image in images])
-
-
-def measure_intensity(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The ruler for intensity: median grey level of the stroke, the pixels above half range; images (n, h, w)."""
-    return np.array([float(np.median(image[image >= (image.min() + image.max()) / 2])) for image in images.astype(float)])
-
-
 def render(
     base: NDArray[np.uint8], thickness: float, intensity: float, deform: NDArray[np.float64] | None = None
 ) -> NDArray[np.uint8]:
@@ -104,15 +66,15 @@ def render(
         intensity: median grey level of the stroke, 0..255.
         deform: an optional 2x2 map that slants, turns or stretches the digit.
     """
-    stroke = _upscaled(base, deform)
-    axis, inside = _skeleton(stroke)
+    stroke = upscaled(base, deform)
+    axis, inside = skeleton(stroke)
     outside = ndimage.distance_transform_edt(~stroke)
     signed = np.where(stroke, 0.5 - inside, outside - 0.5)  # fine pixels, negative inside
-    grow = (thickness - _thickness(axis, inside)) / 2 * _UPSCALE
-    core = ndimage.distance_transform_edt(~axis) - _THINNEST * _UPSCALE
+    grow = (thickness - mean_width(axis, inside)) / 2 * UPSCALE
+    core = ndimage.distance_transform_edt(~axis) - _THINNEST * UPSCALE
     coverage = np.clip(0.5 + np.maximum(grow - signed, -core), 0, 1)
     side = base.shape[0]
-    grey = coverage.reshape(side, _UPSCALE, side, _UPSCALE).mean(axis=(1, 3))
+    grey = coverage.reshape(side, UPSCALE, side, UPSCALE).mean(axis=(1, 3))
     grey = np.clip(grey * (intensity / np.median(grey[grey >= grey.max() / 2])), 0, 255)
     return np.pad(np.rint(grey).astype(np.uint8), _PADDING)
 

@@ -1,0 +1,405 @@
+"""Training one image mechanism, through accelerate: resumable to the bit, in one process or several.
+
+    quantity            function of                      so that
+    minibatch           (seed, step)                     a run that is stopped and resumed ends where an uninterrupted one does
+    noise, time, mask   (seed, step, row of the batch)   a batch that is divided, over processes or in time, is the same batch
+
+Several processes, started by `torchrun`, each take a part of every batch and add up their gradients. What is kept is a moving
+average of the weights.
+
+accelerate, https://huggingface.co/docs/accelerate, knows the processes, the device and the trackers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from causalcf.errors import CausalCFError, DataError, StoreError
+from causalcf.files import verify, write_directory
+from causalcf.mechanism import Mechanism
+from causalcf.progress import progress as show_progress
+from causalcf.seeds import step_generator
+
+__all__ = ["Precision", "Training", "is_main_process", "minibatches", "train_image"]
+
+Precision = Literal["auto", "float32", "bfloat16"]
+_DECAY = 0.5  # the last half of a run lowers the learning rate to zero
+_LOG_STEPS = 50  # between two lines of the log
+_MUCH_FASTER = 1.2  # what bfloat16 must gain to be taken; far from what two timings of the same differ by
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an image mechanism is trained.
+
+    Args:
+        steps: gradient steps; with `minutes` as well, whichever ends first.
+        minutes: wall-clock time.
+        batch_size: images a step, over all processes.
+        learning_rate: of AdamW, at its highest.
+        accumulate: parts in which a process takes its share of a batch, one after the other, to need less memory.
+        precision: of the network's passes; `auto` measures at the start and takes bfloat16 where it is much faster. Weights, loss
+            and optimiser are float32.
+        decorrelate: 0 takes rows as they come. Above it, rows whose attributes have an unusual noise given their own parents
+            are drawn more often, with weight exp(decorrelate u^2 / 2), so that parents of the image which drive each other
+            are seen apart as far as the data allow. What the image looks like given its parents stays the same; what
+            interventions ask for is seen more often.
+        ema_decay: of the moving average of the weights, which is what the model keeps.
+        checkpoint_minutes: between checkpoints, where there is a directory for them.
+        trackers: besides the log, by accelerate's names: `tensorboard`, `mlflow` and others, if they are installed.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    accumulate: int = 1
+    precision: Precision = "auto"
+    decorrelate: float = 0.0
+    ema_decay: float = 0.999
+    checkpoint_minutes: float = 5.0
+    trackers: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.minutes is None:
+            object.__setattr__(self, "steps", 10_000)
+        for name in ("steps", "minutes", "batch_size", "learning_rate", "accumulate"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise DataError(f"{name}={value} makes no sense: it takes a number above zero.")
+        if self.precision not in get_args(Precision):
+            raise DataError(f"there is no precision '{self.precision}'. Give {', '.join(get_args(Precision))}.")
+        object.__setattr__(self, "trackers", tuple(self.trackers))
+
+    def done(self, step: int, seconds: float) -> float:
+        """How much of the run is over, 0 to 1."""
+        by_step = step / self.steps if self.steps else 0.0
+        by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
+        return max(by_step, by_time)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes; of several that `torchrun` started, one does."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def minibatches(rows: int, size: int, seed: int, stream: str, weights: Tensor | None = None) -> Iterator[Tensor]:
+    """Endless passes over the rows, shuffled or drawn by weight: a function of (seed, stream, place)."""
+    size = min(size, rows)
+    for epoch in itertools.count():
+        generator = step_generator(seed, f"{stream}/epoch", epoch)
+        if weights is None:
+            order = torch.randperm(rows, generator=generator)
+        else:
+            order = torch.multinomial(weights, rows, replacement=True, generator=generator)
+        yield from torch.split(order[: rows - rows % size], size)
+
+
+class _Log:
+    """What happened, a JSON object a line, and the trackers that were asked for."""
+
+    def __init__(self, accelerator: Any, path: Path | None, plan: Training, name: str, step: int) -> None:
+        self.accelerator, self.path = accelerator, path if accelerator.is_main_process else None
+        if self.path is not None and self.path.is_file():  # lines of steps that a killed run lost are written again
+            kept = [
+                line for line in self.path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step
+            ]
+            self.path.write_text("".join(f"{line}\n" for line in kept))
+        if plan.trackers:
+            plain = {key: value for key, value in asdict(plan).items() if isinstance(value, int | float | str)}
+            accelerator.init_trackers(f"causalcf-{name}", config=plain)
+
+    def write(self, step: int, **values: Any) -> None:
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        flat = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+        nested = {f"{key}/{name}": v for key, some in values.items() if isinstance(some, Mapping) for name, v in some.items()}
+        self.accelerator.log({**flat, **nested}, step=step)
+
+
+def _accelerator(plan: Training, directory: Path | None) -> Any:
+    from accelerate import Accelerator
+    from accelerate.tracking import get_available_trackers
+
+    available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    absent = [name for name in plan.trackers if name not in available]
+    if absent:
+        raise DataError(
+            f"there is no tracker {', '.join(absent)}: it is not installed, or accelerate does not know it. "
+            f"Installed are: {', '.join(available) or 'none'}. The log, as JSON lines, is always written."
+        )
+    if plan.trackers and directory is None:
+        raise DataError("a tracker needs a place to write to: give fit(..., checkpoints=directory).")
+    return Accelerator(cpu=not torch.cuda.is_available(), log_with=list(plan.trackers) or None, project_dir=directory)
+
+
+class _ImageRun:
+    """The state of training one image mechanism: weights, moving average, optimiser, step and seconds so far."""
+
+    def __init__(self, name: str, mechanism: Mechanism, plan: Training, seed: int, accelerator: Any) -> None:
+        from diffusers.training_utils import EMAModel
+
+        self.name, self.mechanism, self.plan, self.seed, self.accelerator = name, mechanism, plan, seed, accelerator
+        mechanism.to(accelerator.device)
+        self.parameters: list[nn.Parameter] = list(mechanism.parameters())
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=plan.learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
+        self.ema = EMAModel(self.parameters, decay=plan.ema_decay, use_ema_warmup=True, power=0.75)
+        self.step, self.seconds = 0, 0.0
+        self.precision = plan.precision
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        left = max(1 - self.plan.done(self.step, self.seconds), 0.0)
+        return self.plan.learning_rate * min(1.0, (self.step + 1) / 100) * min(1.0, left / _DECAY)
+
+    def _loss(self, value: Tensor, parents: Mapping[str, Tensor], generator: Any, precision: str) -> Tensor:
+        device = self.accelerator.device
+        parents = {key: column.to(device) for key, column in parents.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = self.mechanism.loss(value.to(device), parents, generator=generator)
+        return loss.float()
+
+    def _share(self, value: Tensor, parents: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """The losses of this process's rows of a batch, part by part."""
+        count, world = len(value), self.accelerator.num_processes
+        parts = torch.arange(count).tensor_split(world * self.plan.accumulate)
+        generator = step_generator(self.seed, f"{self.name}/step", self.step)
+        drawn = self.mechanism.training_draws(value, generator)
+        first = self.accelerator.process_index * self.plan.accumulate
+        for number in range(first, first + self.plan.accumulate):
+            rows = parts[number]
+            some: Any = {key: draw[rows] for key, draw in drawn.items()}
+            if not drawn:  # a mechanism that draws by itself: a stream for every part of a divided batch
+                some = generator if len(parts) == 1 else step_generator(self.seed, f"{self.name}/part {number}", self.step)
+            yield self._loss(value[rows], {key: column[rows] for key, column in parents.items()}, some, self.precision)
+
+    def train_step(self, value: Tensor, parents: Mapping[str, Tensor]) -> float:
+        """One gradient step on a batch; its mean loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate
+        self.optimiser.zero_grad()
+        total = 0.0
+        for losses in self._share(value, parents):
+            loss = losses.sum() / len(value)
+            torch.autograd.backward(loss)
+            total += float(loss.detach())
+        if self.accelerator.num_processes > 1:
+            total = self._add_up(total)
+        if not math.isfinite(total):
+            raise CausalCFError(f"the loss of node '{self.name}' became {total} at step {self.step}. Lower learning_rate.")
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.ema.step(self.parameters)
+        self.step += 1
+        return total
+
+    def _add_up(self, total: float) -> float:
+        """Sum gradients and loss over the processes, in one message."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([*(grad.flatten() for grad in grads), torch.tensor([total], device=grads[0].device)])
+        flat = self.accelerator.reduce(flat, reduction="sum")
+        sizes = [parameter.numel() for parameter in self.parameters]
+        for parameter, grad in zip(self.parameters, torch.split(flat[:-1], sizes), strict=True):
+            parameter.grad = grad.view_as(parameter)
+        return float(flat[-1])
+
+    def same_everywhere(self, number: float) -> float:
+        """The main process's number, in every process."""
+        if self.accelerator.num_processes == 1:
+            return number
+        from accelerate.utils import broadcast
+
+        return float(broadcast(torch.tensor([number], dtype=torch.float64, device=self.accelerator.device)))
+
+    def choose_precision(self, value: Tensor, parents: Mapping[str, Tensor]) -> None:
+        """Settle `auto`: the fastest of two passes forth and back in either precision decides."""
+        if self.precision != "auto":
+            return
+
+        def timed(precision: str) -> float:
+            times = []
+            for _ in range(3):  # the first one also warms up
+                start = time.perf_counter()
+                generator = step_generator(self.seed, f"{self.name}/timing", 0)
+                torch.autograd.backward(self._loss(value, parents, generator, precision).mean())
+                times.append(time.perf_counter() - start)
+            self.optimiser.zero_grad()
+            return min(times[1:])
+
+        gain = self.same_everywhere(timed("float32") / timed("bfloat16"))
+        self.precision = "bfloat16" if gain > _MUCH_FASTER else "float32"
+
+    def save(self, directory: Path) -> None:
+        if not self.accelerator.is_main_process:
+            return
+
+        def write(draft: Path) -> None:
+            tensors: dict[str, Tensor] = {}
+            for place, parameter in enumerate(self.parameters):
+                tensors[f"weight.{place}"] = parameter.detach()
+                tensors[f"ema.{place}"] = self.ema.shadow_params[place]
+                for key, tensor in self.optimiser.state[parameter].items():
+                    tensors[f"optimiser.{place}.{key}"] = tensor
+            save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, draft / "state.safetensors")
+            record = {"step": self.step, "seconds": self.seconds, "seed": self.seed, "ema_steps": self.ema.optimization_step}
+            record |= {"precision": self.precision, "plan": asdict(self.plan)}
+            (draft / "run.json").write_text(json.dumps(record, indent=1))
+
+        write_directory(directory / f"step-{self.step:07d}", write, {})
+        for old in sorted(directory.glob("step-*"))[:-2]:
+            shutil.rmtree(old)
+
+    def resume(self, directory: Path) -> bool:
+        """Continue from the newest checkpoint that is whole; False if there is none."""
+        for candidate in sorted(directory.glob("step-*"), reverse=True):
+            try:
+                verify(candidate)
+            except StoreError:
+                continue
+            record = json.loads((candidate / "run.json").read_text())
+            if record["seed"] != self.seed:
+                raise StoreError(
+                    f"'{candidate}' was trained with seed {record['seed']}, not {self.seed}. Use that seed or another --out."
+                )
+            tensors = load_file(candidate / "state.safetensors")
+            with torch.no_grad():
+                for place, parameter in enumerate(self.parameters):
+                    parameter.copy_(tensors[f"weight.{place}"])
+                    self.ema.shadow_params[place].copy_(tensors[f"ema.{place}"])
+                    prefix = f"optimiser.{place}."
+                    self.optimiser.state[parameter] = {
+                        key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)
+                    }
+            self.ema.optimization_step = record["ema_steps"]
+            self.step, self.seconds, self.precision = record["step"], record["seconds"], record["precision"]
+            return True
+        return False
+
+    def look(self, held_out: tuple[Tensor, Mapping[str, Tensor]] | None, watch: Callable[[int], None] | None) -> dict[str, float]:
+        """The losses on held-out rows under every mask, with the averaged weights, which `watch` may look at too."""
+        if not self.accelerator.is_main_process:
+            return {}
+        losses: dict[str, float] = {}
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+        self.mechanism.eval()
+        if held_out is not None:
+            value, parents = held_out
+            generator = step_generator(self.seed, f"{self.name}/validation", 0)
+            found = self.mechanism.validation_losses(value, parents, generator=generator)
+            losses = {mask: round(float(loss.mean()), 6) for mask, loss in found.items()}
+        if watch is not None:
+            watch(self.step)
+        self.mechanism.train()
+        self.ema.restore(self.parameters)
+        return losses
+
+
+def train_image(
+    name: str,
+    mechanism: Mechanism,
+    value: Tensor,
+    parents: Mapping[str, Tensor],
+    *,
+    plan: Training,
+    seed: int,
+    weights: Tensor | None = None,
+    held_out: tuple[Tensor, Mapping[str, Tensor]] | None = None,
+    watch: Callable[[int], None] | None = None,
+    checkpoints: Path | None = None,
+    show: bool = False,
+) -> dict[str, Any]:
+    """Train a mechanism in place; what it took, for the manifest.
+
+    Args:
+        name: of the node.
+        mechanism: prepared.
+        value, parents: training rows, in model space.
+        plan: the settings.
+        seed: everything random is a function of it.
+        weights: how often each row is drawn, (row,).
+        held_out: rows whose losses are logged at every checkpoint.
+        watch: called with the step at every checkpoint, while the mechanism has its averaged weights.
+        checkpoints: where the state and the log, `log.jsonl`, are kept.
+        show: progress.
+    """
+    accelerator = _accelerator(plan, checkpoints)
+    parts = accelerator.num_processes * plan.accumulate
+    if min(plan.batch_size, len(value)) < parts:
+        raise DataError(
+            f"a batch of {min(plan.batch_size, len(value))} images cannot be divided by {accelerator.num_processes} processes "
+            f"and accumulate={plan.accumulate}. Raise batch_size."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # diffusers' own layers draw their initial weights from torch's global generator
+        run = _ImageRun(name, mechanism, plan, seed, accelerator)
+    if checkpoints:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        run.resume(checkpoints)
+    log = _Log(accelerator, checkpoints and checkpoints / "log.jsonl", plan, name, run.step)
+    batches = minibatches(len(value), plan.batch_size, seed, name, weights)
+    for _ in range(run.step):
+        next(batches)
+    mechanism.train()
+    some = slice(0, min(plan.batch_size, len(value)))
+    run.choose_precision(value[some], {key: column[some] for key, column in parents.items()})
+    losses: dict[str, float] = {}
+
+    def keep() -> None:
+        nonlocal losses
+        if checkpoints:
+            run.save(checkpoints)
+        losses = run.look(held_out, watch)
+        if losses:
+            log.write(run.step, seconds=round(run.seconds, 1), validation=losses)
+
+    start, before, saved, mean = time.monotonic(), run.seconds, run.seconds, math.nan
+    with show_progress(f"training {name}", 1.0, show=show and accelerator.is_main_process) as advance:
+        try:
+            while plan.done(run.step, run.seconds) < 1:
+                rows = next(batches)
+                rate = run.rate
+                loss = run.train_step(value[rows], {key: column[rows] for key, column in parents.items()})
+                run.seconds = run.same_everywhere(before + time.monotonic() - start)
+                mean = loss if math.isnan(mean) else 0.99 * mean + 0.01 * loss
+                advance(plan.done(run.step, run.seconds), f"step {run.step}, loss {mean:.4f}")
+                if run.step % _LOG_STEPS == 0:
+                    log.write(run.step, seconds=round(run.seconds, 1), loss=round(mean, 6), rate=rate)
+                if checkpoints and run.seconds - saved >= 60 * plan.checkpoint_minutes:
+                    keep()
+                    saved = run.seconds
+        except BaseException:  # stopped, or failed: the next run goes on from here
+            if checkpoints and run.seconds > saved:
+                run.save(checkpoints)
+            raise
+    keep()
+    run.ema.copy_to(run.parameters)
+    mechanism.to("cpu").eval()
+    for parameter in run.parameters:
+        parameter.requires_grad_(False)
+    accelerator.end_training()
+    return {
+        **asdict(plan),
+        "precision": run.precision,
+        "steps": run.step,
+        "minutes": round(run.seconds / 60, 1),
+        "processes": accelerator.num_processes,
+        "loss": None if math.isnan(mean) else round(mean, 5),
+        "validation": losses,
+    }
