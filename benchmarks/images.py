@@ -5,12 +5,15 @@
     python benchmarks/images.py --only speed --model runs/fashion     a model of another study
 
 `curve` asks do(digit), or of another study do of its label, with the plain conditional: composition (grey levels after one
-round), there and back (grey levels), the judge's accuracy, std(u), and evaluations of the network a row. `speed` answers an
-intervention on each parent of the image of the same rows with the same network and weights, once by the loop of a diffusers user
-(DDIMInverseScheduler, DDIMScheduler, one call a mask, an inversion a question, 50 steps) and once by causalcf's default; the two
-alternate, and the best time of each counts. `limits` compares the arithmetic of an evaluation with the matrix-multiply peak of the
-machine at the same number of threads, and counts the passes of ten interventions on one batch, abducted once, under a rule of three
-masks: naively they are 10 (1 + 3) times the levels.
+round), there and back (grey levels), the judge's accuracy, std(u), and evaluations of the network a row.
+
+`speed` answers an intervention on each parent of the image of the same rows with the same network and weights, once by the loop
+of a diffusers user (DDIMInverseScheduler, DDIMScheduler, one call a mask, an inversion a question, 50 steps) and once by
+causalcf's default; the two alternate, and the best time of each counts.
+
+`limits` compares the arithmetic of an evaluation with the matrix-multiply peak of the machine at the same number of threads, and
+counts the passes of ten interventions on one batch, abducted once, under a rule of three masks: naively they are 10 (1 + 3)
+times the levels.
 """
 
 from __future__ import annotations

@@ -183,6 +183,16 @@ def audit_command(
     )
 
 
+def _bound(text: str) -> float | dict[str, float]:
+    """`2`, or `thickness=1,digit=3`."""
+    try:
+        if "=" not in text:
+            return float(text)
+        return {name: float(value) for name, _, value in (part.partition("=") for part in text.split(","))}
+    except ValueError:
+        raise DataError(f"'{text}' is no bound: give a number, or NODE=NUMBER with commas between.") from None
+
+
 @app.command()
 def tune(
     model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
@@ -191,9 +201,15 @@ def tune(
     forms: Annotated[list[str] | None, typer.Option("--form", help="paper, anchored or nested; again for another.")] = None,
     weights: Annotated[list[float] | None, typer.Option("--weight", help="To try for an affected attribute; again.")] = None,
     off_target: Annotated[
-        float, typer.Option(help="Largest rise of the error of what must stay, in standard deviations, above no guidance.")
-    ] = 0.02,
-    reversibility: Annotated[float, typer.Option(help="Largest rise of there and back, grey levels, above no guidance.")] = 2.0,
+        str,
+        typer.Option(
+            help="Largest rise of the error of what must stay, in standard deviations, above no guidance; or NODE=..,NODE=.."
+        ),
+    ] = "0.02",
+    reversibility: Annotated[
+        str, typer.Option(help="Largest rise of there and back, grey levels, above no guidance; or NODE=..,NODE=..")
+    ] = "2",
+    gain: Annotated[float, typer.Option(help="The share of the error that a setting must take away.")] = 0.02,
     steps: Annotated[int | None, typer.Option(help="Noise levels each way; the model's own unless told.", min=2)] = None,
     again_rows: Annotated[int, typer.Option(help="So many rows go there and back.", min=2)] = 32,
     seed: Seed = 0,
@@ -212,8 +228,8 @@ def tune(
     chosen |= {"weights": weights} if weights else {}
     batch = recipe(scm.graph.name).batch("valid", n, seed, 1)
     found = find(
-        scm, batch, off_target=off_target, reversibility=reversibility, again_rows=again_rows, seed=seed,
-        progress=not as_json, **chosen,
+        scm, batch, off_target=_bound(off_target), reversibility=_bound(reversibility), gain=gain, again_rows=again_rows,
+        seed=seed, progress=not as_json, **chosen,
     )  # fmt: skip
     paths = {name: str(path) for name, path in found.save(out).items()}
     if as_json:

@@ -301,7 +301,7 @@ def panel_figure(answer: Counterfactual, rows: Sequence[int], captions: Sequence
 _RULE_COLOURS = {"nested": "#1f4e9c", "anchored": "#d1702c", "paper": "#2e8b57"}
 
 
-def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, float]) -> Figure:
+def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, Mapping[str, float]]) -> Figure:
     """What every rule that was tried shows of what was asked, against what else it changes.
 
     Args:
@@ -337,8 +337,8 @@ def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, float]) -> Figure:
             axes.scatter(
                 kept[quantity], kept["on_target"], s=120, marker="*", color="#f2b632", edgecolors=INK, label="chosen", zorder=7
             )
-            if np.isfinite(bounds[quantity]):
-                axes.axvline(plain[quantity] + bounds[quantity], color=QUIET, linestyle="--", linewidth=0.9)
+            if np.isfinite(bounds[quantity][label]):
+                axes.axvline(plain[quantity] + bounds[quantity][label], color=QUIET, linestyle="--", linewidth=0.9)
             axes.set_xlabel(words, fontsize=8)
             axes.tick_params(labelsize=7)
             for side in ("top", "right"):

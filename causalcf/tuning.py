@@ -5,11 +5,12 @@
                         rows that are wrong), mean over the image's parents
     off_target          the same, mean over the parents that must stay; how far it is above the plain rule's   `off_target`
     reversibility       there and back again against x, grey levels; how far it is above the plain rule's      `reversibility`
+    evaluations         of the network a row; a setting must lower the error by some per cent to be worth more  `gain`
 
 The plain conditional keeps both bounds by definition, so that there always is an answer, and a rule is chosen only where it is
 better than no guidance at all. The search goes one setting at a time: for every form the weight of each attribute when it is
 affected, then of each when it is invariant, then the interval of noise levels in which the rule holds. A setting is kept if it
-lowers the error summed over the interventions while each of them keeps its bounds. Abduction is done once, and an answer is
+lowers the error summed over the interventions, and not by next to nothing, while each of them keeps its bounds. Abduction is done once, and an answer is
 asked again only if a rule differs there from those tried before.
 """
 
@@ -56,13 +57,13 @@ class Tuning:
         table: one row a rule and intervention that was tried: `stage` of the search, `rule` in words, `do`, `error`, `on_target`
             and `off_target` (see the module; absolute, not above plain), `reversibility` (grey level), `evaluations` of the
             network a row, `feasible` (both bounds kept) and `kept` (part of the chosen rule).
-        bounds: the accepted rise of `off_target` and of `reversibility` above the plain rule's.
+        bounds: the accepted rise of `off_target` and of `reversibility` above the plain rule's, by intervention.
     """
 
     scm: SCM
     guidance: Guidance
     table: pd.DataFrame
-    bounds: Mapping[str, float]
+    bounds: Mapping[str, Mapping[str, float]]
 
     def __repr__(self) -> str:
         return f"Tuning({self.guidance}, tried={self.table['rule'].nunique()})"
@@ -159,16 +160,23 @@ class Bench:
 class _Search:
     """The rules tried so far, and what they were found to be worth."""
 
-    def __init__(self, bench: Bench, bounds: Mapping[str, float], total: int, advance: Callable[[float, str], None]) -> None:
-        self.bench, self.bounds, self.total, self.advance = bench, bounds, total, advance
+    def __init__(
+        self,
+        bench: Bench,
+        bounds: Mapping[str, Mapping[str, float]],
+        gain: float,
+        total: int,
+        advance: Callable[[float, str], None],
+    ) -> None:
+        self.bench, self.bounds, self.gain, self.total, self.advance = bench, bounds, gain, total, advance
         self.tried = 0
         self.plain = {label: bench.score(label, Plain()) for label in bench.dos}
 
     def feasible(self, label: str, score: Score) -> bool:
         plain = self.plain[label]
         return (
-            score.off_target - plain.off_target <= self.bounds["off_target"]
-            and score.reversibility - plain.reversibility <= self.bounds["reversibility"]
+            score.off_target - plain.off_target <= self.bounds["off_target"][label]
+            and score.reversibility - plain.reversibility <= self.bounds["reversibility"][label]
         )
 
     def worth(self, stage: str, rule: Guidance) -> float:
@@ -188,9 +196,19 @@ class _Search:
         """The better of the rule so far and the others."""
         for rule in others:
             worth = self.worth(stage, rule)
-            if worth < current[0] - 1e-6:
+            if worth < current[0] * (1 - self.gain):
                 current = worth, rule
         return current
+
+
+def _bounds(name: str, given: float | Mapping[str, float], dos: Mapping[str, Do]) -> dict[str, float]:
+    """A bound for every intervention."""
+    bounds = dict(given) if isinstance(given, Mapping) else dict.fromkeys(dos, given)
+    if set(bounds) != set(dos) or not all(bound >= 0 for bound in bounds.values()):
+        raise DataError(
+            f"{name}={given} is no bound: give a number from 0 up, infinite for none, or one for each of {', '.join(dos)}."
+        )
+    return bounds
 
 
 def tune(
@@ -202,8 +220,9 @@ def tune(
     weights: Sequence[float] = _WEIGHTS,
     invariant: Sequence[float] = _INVARIANT,
     intervals: Sequence[tuple[int, int]] = _INTERVALS,
-    off_target: float = 0.02,
-    reversibility: float = 2.0,
+    off_target: float | Mapping[str, float] = 0.02,
+    reversibility: float | Mapping[str, float] = 2.0,
+    gain: float = 0.02,
     again_rows: int = 32,
     seed: int = 0,
     progress: bool = False,
@@ -219,8 +238,9 @@ def tune(
         invariant: weights that are tried for an invariant attribute; 1 is always among them.
         intervals: of timesteps, 0 (clean) to 999 (noise), that are tried at the end; all of them is always among them.
         off_target: how far the error of what must stay may rise above that of the plain conditional, in standard deviations
-            (of a label: as a share of rows).
-        reversibility: how far there and back may rise above that of the plain conditional, grey level.
+            (of a label: as a share of rows); one number, or one for every intervention by its label.
+        reversibility: how far there and back may rise above that of the plain conditional, grey level; likewise.
+        gain: the share of the error that a setting must take away, because most of them cost evaluations of the network.
         again_rows: so many rows go there and back.
         seed: of the interventions and of the abduction of labels.
         progress: show how far it is.
@@ -246,17 +266,14 @@ def tune(
         raise DataError(f"the batch has no images for '{scm.graph.images[0]}'. Pass them: tuning compares what the images show.")
     if not scm.judges:
         raise DataError("the model has no judges to read its images. Set scm.judges, see causalcf.fit_judges.")
-    bounds = {"off_target": off_target, "reversibility": reversibility}
-    for name, bound in bounds.items():
-        if not bound >= 0:
-            raise DataError(f"{name}={bound} is no bound: it takes a number from 0 up, infinite for none.")
     dos = dict(interventions or draw_interventions(scm.graph, batch.frame, image=scm.graph.images[0], seed=seed))
+    bounds = {name: _bounds(name, given, dos) for name, given in (("off_target", off_target), ("reversibility", reversibility))}
     parents = scm.graph.parents(scm.graph.images[0])
     total = len(forms) * len(parents) * len(weights) + len(parents) * len(invariant) + len(intervals)
     with show_progress("tuning", total + 1.0, show=progress) as advance:
         advance(0, "abduction and the plain rule")
         bench = Bench(scm, batch, dos, again_rows, seed)
-        search = _Search(bench, bounds, total, advance)
+        search = _Search(bench, bounds, gain, total, advance)
         start: tuple[float, Any] = (search.worth("plain", Plain()), Plain())
         chosen = start
         for form in forms:
@@ -268,7 +285,7 @@ def tune(
                 found = search.best(
                     "weights", found, [replace(rule, weights={**rule.weights, name: weight}) for weight in weights]
                 )
-            chosen = found if found[0] < chosen[0] - 1e-6 else chosen
+            chosen = found if found[0] < chosen[0] else chosen
         if isinstance(chosen[1], Decoupled) or invariant:
             rule = chosen[1] if isinstance(chosen[1], Decoupled) else Decoupled(1.0, form=forms[0])
             chosen = (chosen[0], replace(rule, invariant={}))
@@ -287,6 +304,6 @@ def tune(
     table["kept"] = table["rule"] == str(final)
     tuned = scm.configured(guidance=final)
     made = dict((scm.manifest or {}).get("made", {}))
-    record = {"rows": len(batch), "seed": seed, "rules": int(table["rule"].nunique()), **bounds}
+    record = {"rows": len(batch), "seed": seed, "rules": int(table["rule"].nunique()), **bounds, "gain": gain}
     tuned.manifest = {"made": {**made, "tuning": record}}
     return Tuning(tuned, final, table[_COLUMNS].reset_index(drop=True), bounds)

@@ -187,10 +187,10 @@ def test_two_processes_train_what_one_does(tmp_path):
         return {key: tensor for key, tensor in found.items() if key.startswith("weight.")}
 
     one, two, before = state("one", 6), state("two", 6), state("one", 5)
-    far = max(float((one[name] - two[name]).abs().max()) for name in one)
-    moved = max(float((one[name] - before[name]).abs().max()) for name in one)
-    assert far < 1e-3  # what is promised
-    assert far < moved / 2  # and less than one step of the six moves the weights
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-3  # what is promised
+    flat = [torch.cat([found[name].flatten() for name in one]) for found in (one, two, before)]
+    # and far less than one step of the six moves the weights; where a gradient is nothing but rounding, Adam still moves a weight
+    assert (flat[0] - flat[1]).norm() < 0.1 * (flat[0] - flat[2]).norm()
 
 
 def test_a_batch_in_parts_is_the_same_batch(rows):

@@ -51,7 +51,10 @@ def test_the_error_is_what_the_judges_read(found, quick, rows):
 
 
 def test_the_chosen_rule_keeps_its_bounds_and_is_the_models_default(quick, rows, tmp_path):
-    found = ccf.tune(quick, rows, forms=["anchored"], weights=[3.0], invariant=[], intervals=[], reversibility=1.0, again_rows=2)
+    bounds = {"thickness": 1.0, "intensity": 1.0, "digit": 1.0}
+    found = ccf.tune(
+        quick, rows, forms=["anchored"], weights=[3.0], invariant=[], intervals=[], reversibility=bounds, again_rows=2
+    )
     plain, kept = (
         found.table[found.table[key] == value].set_index("do") for key, value in (("stage", "plain"), ("stage", "chosen"))
     )
@@ -80,7 +83,7 @@ def test_a_model_that_cannot_be_tuned_says_why(quick, rows):
         ccf.tune(blind, rows)
     with pytest.raises(ccf.DataError, match="no images"):
         ccf.tune(quick, ccf.Batch(rows.graph, rows.frame))
-    with pytest.raises(ccf.DataError, match="off_target=-1"):
+    with pytest.raises(ccf.DataError, match="off_target=-1 is no bound"):
         ccf.tune(quick, rows, off_target=-1)
 
 
