@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Monotone,
         ResponseType,
     )
+    from causalcf.autoencoder import Autoencoder
     from causalcf.batch import Batch
     from causalcf.datasets.fashion_mnist import FashionMNIST
     from causalcf.datasets.morphomnist import MorphoMNIST
@@ -79,7 +80,7 @@ if TYPE_CHECKING:
     from causalcf.store import load, model_names, save
     from causalcf.tables import read_table, write_table
     from causalcf.trainer import Training
-    from causalcf.training import fit
+    from causalcf.training import fit, fit_autoencoder
     from causalcf.tuning import Tuning, tune
 
 _HOME = {
@@ -94,6 +95,7 @@ _HOME = {
         "Monotone",
         "ResponseType",
     ),
+    "autoencoder": ("Autoencoder",),
     "batch": ("Batch",),
     "datasets.fashion_mnist": ("FashionMNIST",),
     "datasets.morphomnist": ("MorphoMNIST",),
@@ -153,7 +155,7 @@ _HOME = {
     "store": ("load", "model_names", "save"),
     "tables": ("read_table", "write_table"),
     "trainer": ("Training",),
-    "training": ("fit",),
+    "training": ("fit", "fit_autoencoder"),
     "tuning": ("Tuning", "tune"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -202,12 +202,10 @@ def tune(
     weights: Annotated[list[float] | None, typer.Option("--weight", help="To try for an affected attribute; again.")] = None,
     off_target: Annotated[
         str,
-        typer.Option(
-            help="Largest rise of the error of what must stay, in standard deviations, above no guidance; or NODE=..,NODE=.."
-        ),
+        typer.Option(help="Largest rise of the error of what must stay, standard deviations, above no guidance; or NODE=..,.."),
     ] = "0.02",
     reversibility: Annotated[
-        str, typer.Option(help="Largest rise of there and back, grey levels, above no guidance; or NODE=..,NODE=..")
+        str, typer.Option(help="Largest rise of there and back, grey levels, above no guidance; or NODE=..,..")
     ] = "2",
     gain: Annotated[float, typer.Option(help="The share of the error that a setting must take away.")] = 0.02,
     steps: Annotated[int | None, typer.Option(help="Noise levels each way; the model's own unless told.", min=2)] = None,

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from causalcf.attributes.base import describe_parents
+from causalcf.autoencoder import Autoencoder
 from causalcf.denoiser import AttributeSplitUNet
 from causalcf.errors import AbductionError, DataError, NotFittedError, StoreError
 from causalcf.graph import Node
@@ -53,6 +54,7 @@ class Diffusion(Mechanism):
             alike. T. Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023,
             https://arxiv.org/abs/2303.09556.
         prediction: what the network predicts, by diffusers' names: `v_prediction`, `epsilon` or `sample` (the clean image).
+        autoencoder: trained, see `causalcf.fit_autoencoder`; the diffusion then is in its latents.
         denoiser: a trained network; given when a saved mechanism is loaded.
     """
 
@@ -72,12 +74,14 @@ class Diffusion(Mechanism):
         hide_one: float = 0.1,
         min_snr: float | None = None,
         prediction: Prediction = "v_prediction",
+        autoencoder: Autoencoder | None = None,
         denoiser: AttributeSplitUNet | None = None,
     ) -> None:
         super().__init__()
         self.network: dict[str, Any] = {"channels": list(channels), "patch": patch, "layers": layers, "attention": attention}
         self.hide_all, self.hide_one, self.min_snr = hide_all, hide_one, min_snr
         self.denoiser = denoiser
+        self.autoencoder = None if autoencoder is None else autoencoder.eval().requires_grad_(False)
         self.scheduler = DDIMScheduler(
             num_train_timesteps=1000,
             beta_schedule="linear",
@@ -97,11 +101,12 @@ class Diffusion(Mechanism):
         self.identified = solver.identified
 
     def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
-        shape = tuple(value.shape[1:])
+        shape = tuple(value.shape[1:]) if self.autoencoder is None else self.autoencoder.shape(value.shape[1:])
+        kind = "image" if self.autoencoder is None else "the latent of image"
         factor = self.network["patch"] * 2 ** (len(self.network["channels"]) - 1)
         if shape[1] % factor or shape[2] % factor:
             raise AbductionError(
-                f"image node '{node.name}' is {shape[1]}x{shape[2]}, which this network cannot halve often enough: "
+                f"{kind} node '{node.name}' is {shape[1]}x{shape[2]}, which this network cannot halve often enough: "
                 f"pad it to a multiple of {factor}, or give Diffusion fewer channels levels or a smaller patch."
             )
         with torch.random.fork_rng(devices=[]):
@@ -112,6 +117,23 @@ class Diffusion(Mechanism):
         if self.denoiser is None:
             raise NotFittedError("this Diffusion was never fitted. Call causalcf.fit(scm, batch) first.")
         return self.denoiser
+
+    def _encode(self, value: Tensor) -> Tensor:
+        """What diffusion is of: the image itself, or its latents."""
+        if self.autoencoder is None:
+            return value.float()
+        with torch.no_grad():
+            return self.autoencoder.encode(value.float())
+
+    def _decode(self, state: Tensor) -> Tensor:
+        return (state if self.autoencoder is None else self.autoencoder.decode(state)).clamp(-1, 1)
+
+    def round_trip(self, value: Tensor) -> Tensor | None:
+        """The image through the autoencoder and back, with no diffusion at all; None where there is no autoencoder."""
+        if self.autoencoder is None:
+            return None
+        with torch.inference_mode():
+            return torch.cat([self._decode(self._encode(part)) for part in torch.split(value, 64)]).clone()
 
     @property
     def by_moved(self) -> bool:
@@ -147,7 +169,8 @@ class Diffusion(Mechanism):
             return self._noise_in(image, timestep, denoiser(image, time, given, everything[rows]))
 
         with torch.inference_mode():
-            noise, trace = self.solver.abduct(value.float(), self.levels, eps, generator.normal)
+            state = self._encode(value)
+            noise, trace = self.solver.abduct(state, self.levels, eps, generator.normal)
         residual = trace.residual.max(dim=1).values
         if bool((residual > self.solver.accepted).any()):
             warnings.warn(
@@ -178,9 +201,9 @@ class Diffusion(Mechanism):
             return guidance.combine(predicted, names, changed, timestep, self._noisy(image, places[timestep]), memory)
 
         with torch.inference_mode():
-            image = self.solver.sample(noise.float(), self.levels, eps)
+            image = self._decode(self.solver.sample(noise.float(), self.levels, eps))
         tell(prediction_evaluations=tally)
-        return image.clamp(-1, 1).clone()
+        return image.clone()
 
     def _noisy(self, image: Tensor, place: int) -> Noisy:
         alphas, sigmas = self.levels.alphas, self.levels.sigmas
@@ -211,7 +234,7 @@ class Diffusion(Mechanism):
         rows, names = len(value), self._fitted().names
         # as the levels of abduction and prediction are spaced: most of them near the clean image
         time = (len(self.scheduler.alphas_cumprod) * torch.rand(rows, generator=generator).square()).long()
-        noise = torch.randn(value.shape, generator=generator)
+        noise = torch.randn(rows, *self._fitted().shape, generator=generator)
         hidden = torch.rand(rows, len(names), generator=generator) < self.hide_one
         hidden |= torch.rand(rows, 1, generator=generator) < self.hide_all
         return {"time": time, "noise": noise, "shown": ~hidden}
@@ -229,7 +252,7 @@ class Diffusion(Mechanism):
         """
         names = self._fitted().names
         time = (len(self.scheduler.alphas_cumprod) * torch.rand(len(value), generator=generator).square()).long()
-        noise = torch.randn(value.shape, generator=generator)
+        noise = torch.randn(len(value), *self._fitted().shape, generator=generator)
         shown = {"all": set(names), "none": set()}
         if len(names) > 1:
             shown |= {f"only {name}": {name} for name in names} | {f"without {name}": set(names) - {name} for name in names}
@@ -241,6 +264,7 @@ class Diffusion(Mechanism):
 
     def _error(self, value: Tensor, parents: Parents, noise: Tensor, time: Tensor, shown: Tensor) -> Tensor:
         """Mean squared error of the network's output, (row,)."""
+        value = self._encode(value)
         output = self._fitted()(self.scheduler.add_noise(value, noise, time), time, parents, shown).float()
         wanted = {"epsilon": noise, "sample": value, "v_prediction": self.scheduler.get_velocity(value, noise, time)}
         return cast(Tensor, (output - wanted[self.scheduler.config.prediction_type]).square().flatten(1).mean(1))
@@ -261,6 +285,9 @@ class Diffusion(Mechanism):
         own = {name: tensor for name, tensor in denoiser.state_dict().items() if not name.startswith("unet.")}
         save_file(own, directory / "denoiser" / "embeddings.safetensors")
         self.scheduler.save_pretrained(directory / "scheduler")
+        if self.autoencoder is not None:
+            (directory / "autoencoder").mkdir()
+            self.autoencoder.save(directory / "autoencoder")
         settings = {
             "steps": self.steps,
             "solver": self.solver.to_dict(),
@@ -280,6 +307,8 @@ class Diffusion(Mechanism):
         settings["solver"] = solver_from_dict(settings["solver"])
         settings["guidance"] = guidance_from_dict(settings["guidance"])
         settings["prediction"] = json.loads((directory / "scheduler" / "scheduler_config.json").read_text())["prediction_type"]
+        if (directory / "autoencoder").is_dir():
+            settings["autoencoder"] = Autoencoder.load(directory / "autoencoder")
         denoiser = AttributeSplitUNet.from_config(AttributeSplitUNet.load_config(directory / "denoiser"))
         weights = load_file(directory / "denoiser" / "embeddings.safetensors")
         unet = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")

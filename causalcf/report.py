@@ -39,6 +39,11 @@ _MEASURES = {
         "original: of an image the L1 distance averaged over the pixels, in grey levels 0 to 255; of a number in its own unit; "
         "of a label the share of rows where it differs. 0 is perfect. The ceiling is the distance to another row.",
     ),
+    "autoencoder": (
+        "What does the autoencoder lose by itself?",
+        "The image is encoded and decoded, with no diffusion and no question in between. The number is the L1 distance from the "
+        "original, averaged over the pixels, in grey levels 0 to 255; 0 is perfect. Composition cannot be better than this.",
+    ),
     "effectiveness": (
         "Does the image show what it should?",
         "A judge reads the attribute off the counterfactual image. Of a number, the score is the mean absolute error against "
@@ -226,7 +231,7 @@ def summary_rows(report: AuditReport) -> list[list[str]]:
         Rows of `question`, `reads`, `value [95 % interval]`, `floor`, `truth`, `unit`.
     """
     rows = [["question", "reads", "value [95 % interval]", "floor", "truth", "unit"]]
-    for family in ("composition", "effectiveness", "reversibility", "true_error"):
+    for family in ("composition", "autoencoder", "effectiveness", "reversibility", "true_error"):
         for score in _scores(report):
             if score.family == family:
                 question = f"{score.measure}, do({score.do})" if score.do else score.measure

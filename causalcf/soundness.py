@@ -2,6 +2,7 @@
 
     measure               asks                                                               ideal
     composition.m         f(., pa, pa) applied m times against x, nothing copied             0
+    autoencoder           x through the autoencoder and back, where the model has one        0
     effectiveness         the judge's reading of x* against the attribute it should show     the floor
     amplification         the judge's error on x* minus its error on x                       0
     reversibility         there and back again against x                                     0
@@ -30,9 +31,11 @@ import numpy as np
 import pandas as pd
 
 from causalcf.batch import Batch
+from causalcf.encoding import decode_image, encode_image
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, Node
 from causalcf.guidance import Guidance
+from causalcf.image import Diffusion
 from causalcf.interventions import Do
 from causalcf.metrics import bootstrap_mean, image_distance, target_error
 from causalcf.progress import progress as show_progress
@@ -189,6 +192,11 @@ def _score_composition(
     scores: _Scores, scm: SCM, abduction: Abduction, image: str, rounds: Sequence[int], rows: int | None, seed: int
 ) -> None:
     factual = abduction.factual.images[image]
+    if isinstance(mechanism := scm.mechanisms[image], Diffusion):
+        through = mechanism.round_trip(encode_image(factual))
+        if through is not None:
+            distance = image_distance(decode_image(through), factual)
+            scores.add("autoencoder", distance, attribute=image, floor=0.0, unit="grey level")
     ceiling = float(image_distance(factual, np.roll(factual, 1, axis=0)).mean())
     current = abduction
     for number in range(1, max(rounds) + 1):

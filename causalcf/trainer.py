@@ -1,4 +1,4 @@
-"""Training one image mechanism, through accelerate: resumable to the bit, in one process or several.
+"""Training the mechanism of an image, or an autoencoder, through accelerate: resumable to the bit, in one process or several.
 
     quantity            function of                      so that
     minibatch           (seed, step)                     a run that is stopped and resumed ends where an uninterrupted one does
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,11 +28,10 @@ from torch import Tensor, nn
 
 from causalcf.errors import CausalCFError, DataError, StoreError
 from causalcf.files import verify, write_directory
-from causalcf.mechanism import Mechanism
 from causalcf.progress import progress as show_progress
 from causalcf.seeds import step_generator
 
-__all__ = ["Precision", "Training", "is_main_process", "minibatches", "train_image"]
+__all__ = ["Precision", "Trainable", "Training", "is_main_process", "minibatches", "train_image"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 _DECAY = 0.5  # the last half of a run lowers the learning rate to zero
@@ -148,15 +147,23 @@ def _accelerator(plan: Training, directory: Path | None) -> Any:
     return Accelerator(cpu=not torch.cuda.is_available(), log_with=list(plan.trackers) or None, project_dir=directory)
 
 
+class Trainable(Protocol):
+    """What can be trained here: a mechanism, or an autoencoder; see `causalcf.Mechanism` for the methods."""
+
+    def training_draws(self, value: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]: ...
+    def loss(self, value: Tensor, parents: Mapping[str, Tensor], *, generator: Any) -> Tensor: ...
+    def validation_losses(self, value: Tensor, parents: Mapping[str, Tensor], *, generator: Any) -> Mapping[str, Tensor]: ...
+
+
 class _ImageRun:
     """The state of training one image mechanism: weights, moving average, optimiser, step and seconds so far."""
 
-    def __init__(self, name: str, mechanism: Mechanism, plan: Training, seed: int, accelerator: Any) -> None:
+    def __init__(self, name: str, mechanism: Trainable, plan: Training, seed: int, accelerator: Any) -> None:
         from diffusers.training_utils import EMAModel
 
         self.name, self.mechanism, self.plan, self.seed, self.accelerator = name, mechanism, plan, seed, accelerator
-        mechanism.to(accelerator.device)
-        self.parameters: list[nn.Parameter] = list(mechanism.parameters())
+        self.module = cast(nn.Module, mechanism).to(accelerator.device)
+        self.parameters: list[nn.Parameter] = [p for p in self.module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=plan.learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
         self.ema = EMAModel(self.parameters, decay=plan.ema_decay, use_ema_warmup=True, power=0.75)
         self.step, self.seconds = 0, 0.0
@@ -298,7 +305,7 @@ class _ImageRun:
         losses: dict[str, float] = {}
         self.ema.store(self.parameters)
         self.ema.copy_to(self.parameters)
-        self.mechanism.eval()
+        self.module.eval()
         if held_out is not None:
             value, parents = held_out
             generator = step_generator(self.seed, f"{self.name}/validation", 0)
@@ -306,14 +313,14 @@ class _ImageRun:
             losses = {mask: round(float(loss.mean()), 6) for mask, loss in found.items()}
         if watch is not None:
             watch(self.step)
-        self.mechanism.train()
+        self.module.train()
         self.ema.restore(self.parameters)
         return losses
 
 
 def train_image(
     name: str,
-    mechanism: Mechanism,
+    mechanism: Trainable,
     value: Tensor,
     parents: Mapping[str, Tensor],
     *,
@@ -356,7 +363,7 @@ def train_image(
     batches = minibatches(len(value), plan.batch_size, seed, name, weights)
     for _ in range(run.step):
         next(batches)
-    mechanism.train()
+    run.module.train()
     some = slice(0, min(plan.batch_size, len(value)))
     run.choose_precision(value[some], {key: column[some] for key, column in parents.items()})
     losses: dict[str, float] = {}
@@ -390,7 +397,7 @@ def train_image(
             raise
     keep()
     run.ema.copy_to(run.parameters)
-    mechanism.to("cpu").eval()
+    run.module.to("cpu").eval()
     for parameter in run.parameters:
         parameter.requires_grad_(False)
     accelerator.end_training()

@@ -12,9 +12,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from causalcf.autoencoder import Autoencoder
 from causalcf.batch import Batch
 from causalcf.choice import Choice, Unchosen, candidates, select
-from causalcf.encoding import encode
+from causalcf.encoding import encode, encode_image
 from causalcf.errors import CausalCFError, DataError
 from causalcf.graph import Node
 from causalcf.mechanism import Mechanism
@@ -23,7 +24,7 @@ from causalcf.scm import SCM
 from causalcf.seeds import RowGenerator, step_generator
 from causalcf.trainer import Training, minibatches, train_image
 
-__all__ = ["fit"]
+__all__ = ["fit", "fit_autoencoder"]
 
 _ATTRIBUTE_STEPS = 1200
 _CHOICE_STEPS, _CHOICE_ROWS = 400, 20_000  # at most, while a mechanism is chosen
@@ -184,3 +185,44 @@ def fit(
             )
     scm.manifest = {"made": made}
     return scm
+
+
+def fit_autoencoder(
+    autoencoder: Autoencoder,
+    batch: Batch,
+    *,
+    image: str | None = None,
+    seed: int = 0,
+    training: Training | None = None,
+    checkpoints: str | Path | None = None,
+    validation: Batch | None = None,
+    progress: bool = False,
+) -> Autoencoder:
+    """Train an autoencoder on the images of a batch, in place, to be given to `Diffusion(autoencoder=...)`.
+
+    Args:
+        autoencoder: to be trained; afterwards its weights are fixed.
+        batch: with images.
+        image: which image node; the first unless told.
+        seed: everything random is a function of it.
+        training: 10,000 steps unless told.
+        checkpoints: a directory for the state of training and its log. A run that finds a state there goes on from it.
+        validation: rows that are not trained on; the error of their round trip is logged.
+        progress: show how far it is.
+
+    Raises:
+        DataError: there are no images, or they do not fit the autoencoder.
+    """
+    name = image or next(iter(batch.graph.images), "image")
+    if name not in batch.images:
+        raise DataError(f"the batch has no images for '{name}'. Pass Batch(graph, frame, images={{...}}).")
+    value = encode_image(batch.images[name])
+    autoencoder.shape(value.shape[1:])
+    held_out = None if validation is None else (encode_image(validation.images[name]), dict[str, Tensor]())
+    place_of = Path(checkpoints) / "autoencoder" if checkpoints else None
+    train_image(
+        "autoencoder", autoencoder, value, {}, plan=training or Training(), seed=seed, held_out=held_out, checkpoints=place_of,
+        show=progress,
+    )  # fmt: skip
+    autoencoder.settle(value[:1024])
+    return autoencoder

@@ -10,8 +10,8 @@
 The plain conditional keeps both bounds by definition, so that there always is an answer, and a rule is chosen only where it is
 better than no guidance at all. The search goes one setting at a time: for every form the weight of each attribute when it is
 affected, then of each when it is invariant, then the interval of noise levels in which the rule holds. A setting is kept if it
-lowers the error summed over the interventions, and not by next to nothing, while each of them keeps its bounds. Abduction is done once, and an answer is
-asked again only if a rule differs there from those tried before.
+lowers the error summed over the interventions, and not by next to nothing, while each of them keeps its bounds. Abduction is
+done once, and an answer is asked again only if a rule differs there from those tried before.
 """
 
 from __future__ import annotations
