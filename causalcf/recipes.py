@@ -15,6 +15,7 @@ from causalcf.errors import DataError
 from causalcf.graph import load_graph
 from causalcf.guidance import Decoupled
 from causalcf.scm import SCM
+from causalcf.solvers import DPMSolverPP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,11 @@ def _morphomnist_scm() -> SCM:
             "intensity": Flow(),
             "digit": Categorical(),
             "image": Diffusion(
-                steps=30, guidance=Decoupled(1.0, form="nested", weights={"digit": 2.0}, invariant={"thickness": 1.2})
+                channels=(32, 96, 160),
+                attention=True,
+                steps=15,
+                solver=DPMSolverPP(),
+                guidance=Decoupled(1.0, form="nested", weights={"thickness": 1.5, "digit": 2.0}, invariant={"digit": 1.25}),
             ),
         },
     )

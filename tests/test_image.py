@@ -32,17 +32,26 @@ def test_predict_undoes_abduct(abducted, digits):
     assert (again.frame["digit"].astype(str) == digits.frame["digit"]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="of the shipped model it is about .77: black corners do not tell their noise")
+@pytest.mark.xfail(strict=True, reason="of the shipped model it is about .6: black corners do not tell their noise")
 def test_abducted_noise_is_of_unit_size(abducted):
     assert float(abducted.noise["image"].std()) == pytest.approx(1.0, abs=0.15)
 
 
-def test_abducted_noise_is_of_unit_size_where_the_image_varies(abducted, digits):
+LOW = "a second-order step does not inflate the noise as Euler's does: of the shipped settings it is about .57"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"solver": ccf.FixedPoint(), "steps": 30}, pytest.param({}, marks=pytest.mark.xfail(strict=True, reason=LOW))],
+    ids=["fixed point, 30 levels", "as shipped"],
+)
+def test_abducted_noise_is_of_unit_size_where_the_image_varies(shipped, digits, settings):
+    abducted = ccf.abduct(shipped.configured(**settings), digits)
     noise, image = abducted.noise["image"], torch.from_numpy(digits.images["image"]).float()
     close = torch.nn.functional.max_pool2d(image, 5, 1, 2) > 0
-    assert float(noise[close & (image == 0)].std()) == pytest.approx(1.0, abs=0.15)
     # where every image is black, a value does not tell its noise: any noise is denoised to black
     assert float(noise[~close].std()) < 1
+    assert float(noise[close & (image == 0)].std()) == pytest.approx(1.0, abs=0.15)
 
 
 def test_null_intervention_is_bit_for_bit(shipped, abducted, digits):
@@ -101,7 +110,7 @@ def test_every_rule_takes_the_passes_it_plans_in_one_call_a_level(shipped, abduc
 
 @pytest.mark.parametrize("form", ["paper", "anchored", "nested"])
 def test_the_batched_pass_equals_one_pass_a_mask(shipped, abducted, form):
-    mechanism = shipped.mechanisms["image"].configured(guidance=ccf.Decoupled(2.5, form=form))
+    mechanism = shipped.mechanisms["image"].configured(guidance=ccf.Decoupled(2.5, form=form), solver=ccf.FixedPoint(), steps=25)
     values = encode(abducted.factual)
     parents = {name: values[name] for name in mechanism.denoiser.names}
     changed = frozenset({"digit"})
@@ -148,7 +157,9 @@ def test_a_guidance_interval_takes_one_pass_outside(shipped, abducted):
 
 
 @pytest.mark.parametrize("adjusted", [ccf.Projected, ccf.Rescaled, ccf.PlusPlus])
-def test_an_adjusted_rule_moves_the_image_and_not_without_a_question(shipped, abducted, adjusted):
+def test_an_adjusted_rule_moves_the_image_and_not_without_a_question(shipped, digits, adjusted):
+    shipped = shipped.configured(solver=ccf.FixedPoint())  # CFG++ is defined for its steps
+    abducted = ccf.abduct(shipped, digits)
     rule = adjusted(ccf.Decoupled(1.5, form="nested"))
     plain = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Plain())
     guided = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=rule)
@@ -340,7 +351,7 @@ def test_every_solver_answers_and_says_what_it_took(shipped, digits, solver):
     told = answer.diagnostics
     assert list(told) == ["image.evaluations", "image.residual", "image.noise_std", "image.prediction_evaluations"]
     assert told.index.equals(two.frame.index)
-    assert (told["image.prediction_evaluations"] >= 30).all()
+    assert (told["image.prediction_evaluations"] >= shipped.mechanisms["image"].steps).all()
     assert answer.identified.all() == solver.identified
     drawn = shipped.configured(solver=solver).sample(2, seed=0)
     assert drawn.images["image"].shape == (2, 1, 32, 32)
@@ -349,7 +360,7 @@ def test_every_solver_answers_and_says_what_it_took(shipped, digits, solver):
 def test_an_answer_from_an_abduction_tells_what_the_abduction_took(shipped, abducted):
     told = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Decoupled(2.0, form="nested")).diagnostics
     assert told["image.evaluations"].equals(abducted.diagnostics["image.evaluations"])
-    assert (told["image.prediction_evaluations"] == 2 * 30).all()
+    assert (told["image.prediction_evaluations"] == 2 * shipped.mechanisms["image"].steps).all()
     assert ccf.counterfactual(shipped, abducted, {}).diagnostics.empty
 
 
