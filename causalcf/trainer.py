@@ -280,6 +280,10 @@ class _ImageRun:
             except StoreError:
                 continue
             record = json.loads((candidate / "run.json").read_text())
+            if "precision" not in record:
+                raise StoreError(
+                    f"'{candidate}' was written by an older causalcf. Use another --out, or the version that wrote it."
+                )
             if record["seed"] != self.seed:
                 raise StoreError(
                     f"'{candidate}' was trained with seed {record['seed']}, not {self.seed}. Use that seed or another --out."

@@ -33,6 +33,13 @@ def test_the_example_without_images_runs(capsys):
     assert list(names["cf"][0].inferred.index) == [(3, "dose")]
 
 
+def test_the_example_of_training_an_image_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code(2), "README.md", "exec"), {})
+    assert "only digit" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "log" / "image" / "log.jsonl").is_file()
+
+
 def test_every_relative_link_leads_somewhere():
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8"))
     assert targets
