@@ -9,9 +9,9 @@
 
 The plain conditional keeps both bounds by definition, so that there always is an answer, and a rule is chosen only where it is
 better than no guidance at all. The search goes one setting at a time: for every form the weight of each attribute when it is
-affected, then of each when it is invariant, then the interval of noise levels in which the rule holds. A setting is kept if it
-lowers the error summed over the interventions, and not by next to nothing, while each of them keeps its bounds. Abduction is
-done once, and an answer is asked again only if a rule differs there from those tried before.
+affected, then of all the invariant ones together and of each by itself, then the interval of noise levels in which the rule
+holds. A setting is kept if it lowers the error summed over the interventions, and not by next to nothing, while each of them
+keeps its bounds. Abduction is done once, and an answer is asked again only if a rule differs there from those tried before.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def tune(
     dos = dict(interventions or draw_interventions(scm.graph, batch.frame, image=scm.graph.images[0], seed=seed))
     bounds = {name: _bounds(name, given, dos) for name, given in (("off_target", off_target), ("reversibility", reversibility))}
     parents = scm.graph.parents(scm.graph.images[0])
-    total = len(forms) * len(parents) * len(weights) + len(parents) * len(invariant) + len(intervals)
+    total = len(forms) * len(parents) * len(weights) + (1 + len(parents)) * len(invariant) + len(intervals)
     with show_progress("tuning", total + 1.0, show=progress) as advance:
         advance(0, "abduction and the plain rule")
         bench = Bench(scm, batch, dos, again_rows, seed)
@@ -289,8 +289,10 @@ def tune(
         if isinstance(chosen[1], Decoupled) or invariant:
             rule = chosen[1] if isinstance(chosen[1], Decoupled) else Decoupled(1.0, form=forms[0])
             chosen = (chosen[0], replace(rule, invariant={}))
+            together = [replace(rule, invariant=weight) for weight in invariant]  # one pass for all of them
+            chosen = search.best("invariant", chosen, together)
             for name in parents:
-                still = dict(cast(Mapping[str, float], chosen[1].invariant))
+                still = dict(chosen[1].invariant) if isinstance(chosen[1].invariant, Mapping) else {}
                 chosen = search.best(
                     "invariant", chosen, [replace(chosen[1], invariant={**still, name: weight}) for weight in invariant]
                 )
