@@ -21,7 +21,7 @@ import pyro.distributions as dist
 import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from causalcf.attributes.base import describe_parents
 from causalcf.autoencoder import Autoencoder
@@ -37,6 +37,14 @@ from causalcf.solvers import FixedPoint, Solver, solver_from_dict
 __all__ = ["Diffusion"]
 
 _NEGLIGIBLE = 1e-12  # weight of a masked prediction below which it is not evaluated
+_SPACING = 2.3  # the power by which levels are spaced
+_PASS = 128  # rows that go through the network together: more are slower on a CPU, and take memory
+
+
+def _flat(image: Tensor) -> Tensor:
+    """The pixels at an end of the scale, -1 or 1, whose neighbours are all at the same end, (row, channel, height, width)."""
+    highest, lowest = (nn.functional.max_pool2d(signed, 3, 1, 1) for signed in (image, -image))
+    return (highest == -lowest) & (image.abs() >= 1)
 
 
 class Diffusion(Mechanism):
@@ -97,7 +105,7 @@ class Diffusion(Mechanism):
                 f"CFG++ is defined for DDIM steps, which {type(solver).__name__} does not take. Use FixedPoint or DDIM."
             )
         self.guidance, self.steps, self.solver = guidance, steps, solver
-        self.levels = Levels.from_scheduler(self.scheduler, steps, spacing="quadratic")
+        self.levels = Levels.from_scheduler(self.scheduler, steps, spacing=_SPACING)
         self.identified = solver.identified
 
     def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
@@ -170,7 +178,8 @@ class Diffusion(Mechanism):
 
         with torch.inference_mode():
             state = self._encode(value)
-            noise, trace = self.solver.abduct(state, self.levels, eps, generator.normal)
+            flat = _flat(state) if self.autoencoder is None else None
+            noise, trace = self.solver.abduct(state, self.levels, eps, generator.normal, flat)
         residual = trace.residual.max(dim=1).values
         if bool((residual > self.solver.accepted).any()):
             warnings.warn(
@@ -179,7 +188,8 @@ class Diffusion(Mechanism):
                 stacklevel=2,
             )
         first = noise[:, 0] if noise.dim() > value.dim() else noise  # a solver may keep more than the last level
-        tell(evaluations=trace.evaluations, residual=residual.clone(), noise_std=first.clone().flatten(1).std(dim=1))
+        spread = first.clone().flatten(1).std(dim=1)
+        tell(evaluations=trace.evaluations, residual=residual.clone(), noise_std=spread, drawn=trace.drawn.clone())
         return noise.clone()
 
     def predict(self, noise: Tensor, parents: Parents, *, changed: frozenset[str] = frozenset()) -> Tensor:
@@ -226,8 +236,12 @@ class Diffusion(Mechanism):
         denoiser = self._fitted()
         shown = torch.tensor([[name in mask for name in denoiser.names] for mask in masks], dtype=torch.bool)
         shown = shown.repeat_interleave(torch.tensor(counts), dim=0)
-        given = {name: parents[name] for name in denoiser.names}
-        return cast(Tensor, denoiser(image, torch.full((len(image),), timestep), given, shown))
+        time = torch.full((len(image),), timestep)
+        passes = [slice(start, start + _PASS) for start in range(0, len(image), _PASS)]
+        return torch.cat([
+            denoiser(image[some], time[some], {name: parents[name][some] for name in denoiser.names}, shown[some])
+            for some in passes
+        ])  # fmt: skip
 
     def training_draws(self, value: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Noise, timesteps and shown parents, a row each."""

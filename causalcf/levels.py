@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Levels", "Prediction", "Spacing", "noise_from_output"]
 
-Spacing = Literal["trailing", "quadratic"]
+Spacing = Literal["trailing"] | float
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 """What a network predicts, by diffusers' names: the noise, v = alpha eps - sigma x_0, or the clean image x_0."""
 
@@ -44,8 +44,9 @@ class Levels:
         Args:
             scheduler: its noise schedule.
             steps: how many levels there are besides the clean image.
-            spacing: `trailing` is the grid of the diffusers scheduler itself; `quadratic` puts more levels near the clean image,
-                where undoing a long step is ill-posed because denoising forgets.
+            spacing: `trailing` is the grid of the diffusers scheduler itself. A number is a power: level i of N is at the share
+                (i / N)^power of the timesteps, so that above 1 there are more levels near the clean image, where undoing a long
+                step is ill-posed because denoising forgets.
 
         Raises:
             AbductionError: the scheduler clips its prediction, which cannot be undone, or the grids of the two directions
@@ -76,9 +77,11 @@ class Levels:
                 )
             timesteps = tuple(range(total // steps - 1, total, total // steps))
         else:
-            timesteps = tuple(round((total - 1) * (level / steps) ** 2) for level in range(1, steps + 1))
-            if not timesteps or len(set(timesteps)) < steps:
-                raise AbductionError(f"steps={steps} is not possible with quadratic spacing of {total} timesteps. Try 10 to 50.")
+            if not 1 <= steps <= total:
+                raise AbductionError(f"steps={steps} is not possible with {total} timesteps of training. Try 10 to 50.")
+            timesteps = (round((total - 1) * (1 / steps) ** spacing),)
+            for level in range(2, steps + 1):  # one timestep each, also where the power would put several levels on one
+                timesteps += (max(round((total - 1) * (level / steps) ** spacing), timesteps[-1] + 1),)
         cumulative = scheduler.alphas_cumprod.double()
         signal = [1.0, *(float(cumulative[t]) for t in timesteps)]
         return cls(timesteps, tuple(a**0.5 for a in signal), tuple((1 - a) ** 0.5 for a in signal))

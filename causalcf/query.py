@@ -72,7 +72,8 @@ class Counterfactual:
         inferred: what is known of every missing factual value, see `causalcf.evidence.Posterior.summary`.
         diagnostics: what the image took, a row each: `image.evaluations` of the network in abduction, the largest
             `image.residual` of its equations (in units of the noise; NaN where the solver solves none), `image.noise_std`, the
-            standard deviation of its noise, ideally 1, and `image.prediction_evaluations`. Without an image no columns.
+            standard deviation of its noise, ideally 1, `image.drawn`, the share of its pixels whose noise is a draw because
+            they are flat, and `image.prediction_evaluations`. Without an image no columns.
     """
 
     frame: pd.DataFrame
@@ -282,6 +283,9 @@ class _Answer:
         old = {name: self.factual.frame[name] for name in self.factual.frame if name not in new}
         # pandas copies what is changed later, so that the columns that are as they were can be shared
         frame = pd.DataFrame({**dict.fromkeys(self.factual.frame), **old, **new}, index=self.factual.frame.index, copy=False)
+        for doubt, rows in self.undecided.items():
+            if f"{doubt}.drawn" in abduction:  # a mechanism that draws noise only where a value does not tell it
+                rows &= abduction[f"{doubt}.drawn"].to_numpy() > 0
         given = {name: frame[name] if isinstance(column, Policy) else column for name, column in self.do.items()}
         why_not = {doubt: reason for doubt, (reason, _) in self.doubts.items() if self.undecided[doubt].any()}
         doubtful = np.logical_or.reduce(list(self.undecided.values())) if self.undecided else np.zeros(len(frame), dtype=bool)

@@ -21,6 +21,10 @@
 Exact here means: while the same eps runs both ways. OBELM and EDICT carry a second state, which was found under the factual
 parents; an intervention does not move it, so that their counterfactuals drift.
 
+A flat pixel, black or white amid its likes, does not tell its noise: the flow takes every noise there to black, and to solve for
+it leaves next to none, with which no stroke can be drawn. Its noise at level 1 is a draw instead, from the forward process,
+x_1 = alpha_1 x_0 + sigma_1 n with n standard normal: its posterior, wherever the pixel could not have been another.
+
 J. Song, C. Meng, S. Ermon, "Denoising Diffusion Implicit Models", ICLR 2021, https://arxiv.org/abs/2010.02502; Z. Pan,
 R. Gherardi, X. Xie, S. Huang, "Effective Real Image Editing with Accelerated Iterative Diffusion Inversion", ICCV 2023,
 https://arxiv.org/abs/2309.04907, for the fixed point and its acceleration; T. Karras, M. Aittala, T. Aila, S. Laine,
@@ -74,10 +78,12 @@ class InversionTrace:
         evaluations: of the network, (row,).
         residual: of the accepted solution, root mean square over the pixels in units of the noise, (row, level). 0 where a
             solver is exact by construction, NaN where it solves no equation, so that nothing is known.
+        drawn: share of the pixels whose noise is a draw, because the image does not determine it, (row,).
     """
 
     evaluations: Tensor
     residual: Tensor
+    drawn: Tensor
 
 
 class _Counted:
@@ -98,8 +104,22 @@ class _Counted:
             raise AbductionError(f"the noise prediction at timestep {timestep} is not finite for rows {bad} of the batch.")
         return eps
 
-    def trace(self, levels: Levels, residual: float) -> InversionTrace:
-        return InversionTrace(self.evaluations, torch.full((len(self.all), len(levels)), residual))
+    def trace(self, levels: Levels, residual: Tensor | float, drawn: _Drawn | None = None) -> InversionTrace:
+        """What was counted, with a residual (row, level) or the same one for all."""
+        share = torch.zeros(len(self.all)) if drawn is None else drawn.where.flatten(1).float().mean(dim=1)
+        every = torch.as_tensor(residual).expand(len(self.all), len(levels))
+        return InversionTrace(self.evaluations, every, share)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Noise that is drawn instead of found: where, and what; both (row, ...)."""
+
+    where: Tensor
+    noise: Tensor
+
+    def replace(self, eps: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        return torch.where(self.where[rows], self.noise[rows].to(eps.dtype), eps)
 
 
 def _column(numbers: Tensor, like: Tensor) -> Tensor:
@@ -111,7 +131,11 @@ class Solver(ABC):
     """How the noise of an image is found, and the image of a noise."""
 
     euler: ClassVar[bool] = False  # whether prediction is a DDIM step a level
-    identified: ClassVar[bool] = True  # whether the image determines the noise; if not, abduction is a draw
+
+    @property
+    def identified(self) -> bool:
+        """Whether an image determines its noise; if not, abduction is a draw."""
+        return True
 
     @property
     def accepted(self) -> float:
@@ -127,7 +151,9 @@ class Solver(ABC):
         return torch.ones(())
 
     @abstractmethod
-    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+    def abduct(
+        self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw, flat: Tensor | None = None
+    ) -> tuple[Tensor, InversionTrace]:
         """The noise from which `sample` gives back the image.
 
         Args:
@@ -135,6 +161,7 @@ class Solver(ABC):
             levels: the grid that prediction will use.
             predict: the noise prediction under the factual parents.
             draw: random numbers, for a solver whose noise the image does not determine.
+            flat: the pixels that do not tell their noise, see the module, (row, ...), boolean; none unless given.
 
         Returns:
             The noise, (row, *noise_shape), and what it took.
@@ -152,6 +179,28 @@ class Solver(ABC):
         return {"solver": type(self).__name__, **asdict(cast(Any, self))}  # every solver is a dataclass
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Inverting(Solver):
+    """A solver that finds the noise level by level.
+
+    Args:
+        draw_flat: draw the noise of flat pixels; otherwise it is inverted like that of any other, which makes abduction a
+            function of the image, and strokes soft that an intervention puts where the factual image is black.
+    """
+
+    draw_flat: bool = True
+
+    @property
+    def identified(self) -> bool:
+        return not self.draw_flat
+
+    def drawn(self, image: Tensor, draw: Draw, flat: Tensor | None) -> _Drawn:
+        """The noise at level 1 that is drawn."""
+        if flat is None or not self.draw_flat:
+            return _Drawn(torch.zeros_like(image, dtype=torch.bool), torch.zeros_like(image))
+        return _Drawn(flat, draw(1, *image.shape[1:])[:, 0].to(image.dtype))
+
+
 def _checked(solver: Any, **lowest: float) -> None:
     for name, low in lowest.items():
         value = getattr(solver, name)
@@ -159,7 +208,7 @@ def _checked(solver: Any, **lowest: float) -> None:
             raise DataError(f"{type(solver).__name__} has {name}={value}: it is a number from {low:g} up.")
 
 
-class _OneStep(Solver):
+class _OneStep(_Inverting):
     """z_{i-1} = z_i - h_i slope(z_i); abduction solves the equation for z_i by fixed-point iteration."""
 
     tolerance: float
@@ -180,30 +229,42 @@ class _OneStep(Solver):
             scaled = scaled - levels.gap(level) * self.slope(scaled, level, levels, predict, rows)
         return scaled * levels.alphas[0]
 
-    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+    def abduct(
+        self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw, flat: Tensor | None = None
+    ) -> tuple[Tensor, InversionTrace]:
         counted = _Counted(predict, len(image))
         scaled, slope, before = image, torch.zeros_like(image), None
+        drawn = self.drawn(image, draw, flat)
         residuals = []
         for level in range(1, len(levels) + 1):
             guess = slope if before is None else 2 * slope - before  # the line through the two previous levels
-            found, residual = self._solve(scaled, guess, level, levels, counted)
+            found, residual = self._solve(scaled, guess, level, levels, counted, drawn if level == 1 else None)
             before, slope = slope if level > 1 else None, found
             scaled = scaled + levels.gap(level) * slope
             residuals.append(residual)
-        return scaled * levels.alphas[-1], InversionTrace(counted.evaluations, torch.stack(residuals, dim=1))
+        return scaled * levels.alphas[-1], counted.trace(levels, torch.stack(residuals, dim=1), drawn)
 
-    def _solve(self, scaled: Tensor, guess: Tensor, level: int, levels: Levels, predict: _Counted) -> tuple[Tensor, Tensor]:
-        """The slope g with g = slope(z_{i-1} + h_i g), and its residual a row.
+    def _solve(
+        self,
+        scaled: Tensor,
+        guess: Tensor,
+        level: int,
+        levels: Levels,
+        predict: _Counted,
+        drawn: _Drawn | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The slope g with g = slope(z_{i-1} + h_i g), but for the pixels where it is drawn, and its residual a row.
 
         A row stops as soon as its residual is below the tolerance; where the residual grows, its step is halved.
         """
         alpha, gap = levels.alphas[level], levels.gap(level)
         active, damping = torch.arange(len(scaled)), scaled.new_ones(len(scaled))
         best = scaled.new_full((len(scaled),), torch.inf)
-        accepted, guess = guess.clone(), guess.clone()
+        accepted, guess = guess.clone(), guess.clone() if drawn is None else drawn.replace(guess)
         tried: list[tuple[Tensor, Tensor]] = []  # (guess, found) of earlier iterations, all rows
         for _ in range(self.iterations):
             found = self.slope(scaled[active] + gap * guess[active], level, levels, predict, active)
+            found = found if drawn is None else drawn.replace(found, active)
             residual = (alpha * gap * (found - guess[active])).flatten(1).square().mean(1).sqrt()
             better = residual < best[active]
             accepted[active[better]] = found[better]
@@ -299,7 +360,9 @@ class DDIM(Solver):
 
     euler: ClassVar[bool] = True
 
-    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+    def abduct(
+        self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw, flat: Tensor | None = None
+    ) -> tuple[Tensor, InversionTrace]:
         counted, scaled = _Counted(predict, len(image)), image
         for level in range(1, len(levels) + 1):
             eps = counted(levels.alphas[level - 1] * scaled, levels.timesteps[level - 1])
@@ -311,7 +374,7 @@ class DDIM(Solver):
 
 
 @dataclass(frozen=True)
-class DPMSolverPP(Solver):
+class DPMSolverPP(_Inverting):
     """DPM-Solver++ (2M), of second order from the clean images of two levels; upwards by the same rule.
 
     The first step up and the last one down, to and from the clean image, are DDIM's. C. Lu, Y. Zhou, F. Bao, J. Chen, C. Li,
@@ -319,12 +382,14 @@ class DPMSolverPP(Solver):
     https://arxiv.org/abs/2211.01095.
     """
 
-    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
-        counted = _Counted(predict, len(image))
-        eps = counted(levels.alphas[0] * image, levels.timesteps[0])
+    def abduct(
+        self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw, flat: Tensor | None = None
+    ) -> tuple[Tensor, InversionTrace]:
+        counted, drawn = _Counted(predict, len(image)), self.drawn(image, draw, flat)
+        eps = drawn.replace(counted(levels.alphas[0] * image, levels.timesteps[0]))
         x = levels.alphas[1] * (image / levels.alphas[0] + levels.gap(1) * eps)
         x = self._walk(x, [*range(1, len(levels) + 1)], levels, counted, counted.all)
-        return x, counted.trace(levels, math.nan)
+        return x, counted.trace(levels, math.nan, drawn)
 
     def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
         rows = torch.arange(len(noise))
@@ -368,7 +433,7 @@ class _TwoStates(Solver):
 
 
 @dataclass(frozen=True)
-class OBELM(_TwoStates):
+class OBELM(_TwoStates, _Inverting):
     """O-BELM, a leapfrog of variable steps: z_{i-1} = q^2 z_{i+1} + (1 - q^2) z_i - h_i (1 + q) eps_i with q = h_i / h_{i+1}.
 
     Its second state is level N - 1, stored as the difference from one DDIM step down from level N. F. Wang, H. Yin, Y. Dong,
@@ -376,10 +441,13 @@ class OBELM(_TwoStates):
     Diffusion Models", NeurIPS 2024, https://arxiv.org/abs/2410.07273.
     """
 
-    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+    def abduct(
+        self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw, flat: Tensor | None = None
+    ) -> tuple[Tensor, InversionTrace]:
         counted = _Counted(self._network(predict, image), len(image))
         below = image.double()
-        here = below + levels.gap(1) * counted(levels.alphas[1] * below, levels.timesteps[0])
+        drawn = self.drawn(below, draw, flat)
+        here = below + levels.gap(1) * drawn.replace(counted(levels.alphas[1] * below, levels.timesteps[0]))
         for level in range(1, len(levels)):
             ratio, eps = (
                 levels.gap(level) / levels.gap(level + 1),
@@ -389,7 +457,7 @@ class OBELM(_TwoStates):
             below, here = here, above
         step = levels.gap(len(levels)) * counted(levels.alphas[-1] * here, levels.timesteps[-1])
         noise = torch.stack([levels.alphas[-1] * here, levels.alphas[-2] * (below - (here - step))], dim=1)
-        return noise, counted.trace(levels, 0.0)
+        return noise, counted.trace(levels, 0.0, drawn)
 
     def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
         rows, network = torch.arange(len(noise)), self._network(predict, noise)
@@ -424,7 +492,9 @@ class EDICT(_TwoStates):
         if not 0 < self.mixing <= 1:
             raise DataError(f"EDICT has mixing={self.mixing}: it is above 0 and at most 1.")
 
-    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+    def abduct(
+        self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw, flat: Tensor | None = None
+    ) -> tuple[Tensor, InversionTrace]:
         counted, keep = _Counted(self._network(predict, image), len(image)), self.mixing
         x = y = image.double()
         for level in range(1, len(levels) + 1):
@@ -458,7 +528,9 @@ class EditFriendly(Solver):
     Space: Inversion and Manipulations", CVPR 2024, https://arxiv.org/abs/2304.06140.
     """
 
-    identified: ClassVar[bool] = False
+    @property
+    def identified(self) -> bool:
+        return False
 
     def noise_shape(self, shape: tuple[int, ...], steps: int) -> tuple[int, ...]:
         return (steps, *shape)
@@ -472,7 +544,9 @@ class EditFriendly(Solver):
         clean = (x - sigma * eps) / alpha
         return below * clean + math.sqrt(max(left**2 - spread**2, 0.0)) * eps, spread
 
-    def abduct(self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw) -> tuple[Tensor, InversionTrace]:
+    def abduct(
+        self, image: Tensor, levels: Levels, predict: NoisePrediction, draw: Draw, flat: Tensor | None = None
+    ) -> tuple[Tensor, InversionTrace]:
         counted, fresh = _Counted(predict, len(image)), draw(len(levels), *image.shape[1:]).to(image.dtype)
         x = levels.alphas[-1] * image + levels.sigmas[-1] * fresh[:, 0]
         maps = [x]
@@ -480,7 +554,8 @@ class EditFriendly(Solver):
             mean, spread = self._step(x, counted(x, levels.timesteps[level - 1]), level, levels)
             x = levels.alphas[level - 1] * image + levels.sigmas[level - 1] * fresh[:, place]
             maps.append((x - mean) / spread)
-        return torch.stack(maps, dim=1), counted.trace(levels, math.nan)
+        everywhere = _Drawn(torch.ones_like(image, dtype=torch.bool), fresh)
+        return torch.stack(maps, dim=1), counted.trace(levels, math.nan, everywhere)
 
     def sample(self, noise: Tensor, levels: Levels, predict: NoisePrediction) -> Tensor:
         rows, x = torch.arange(len(noise)), noise[:, 0]

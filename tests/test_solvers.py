@@ -7,7 +7,9 @@ Where pixels are Gaussian, x0 ~ N(m, c^2), the true noise prediction is
 and the probability flow from x_T to x_0 is the affine map x_0 = m + c (x_T - alpha m) / sqrt(alpha^2 c^2 + sigma^2).
 """
 
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -398,7 +400,7 @@ def test_second_order_is_closer_to_the_flow_than_first_order():
         assert sampling_error(solver, 50) < euler / 4
 
 
-@pytest.mark.parametrize("spacing", ["trailing", "quadratic"])
+@pytest.mark.parametrize("spacing", ["trailing", 2.0])
 @pytest.mark.parametrize("solver", EXACT, ids=lambda solver: type(solver).__name__)
 def test_two_states_are_undone_to_rounding(solver, spacing):
     levels, predict, image = grid(20, spacing), Gaussian(), images(8, dtype=torch.float64)
@@ -449,8 +451,66 @@ def test_a_row_is_solved_alike_alone_and_in_a_batch():
             assert torch.allclose(alone[0], together[row], rtol=1e-5, atol=1e-5), type(solver)
 
 
+DRAWING = [
+    FixedPoint(tolerance=1e-12, iterations=500), Anderson(tolerance=1e-12, iterations=500),
+    Heun(tolerance=1e-12, iterations=500), DPMSolverPP(), OBELM(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", DRAWING, ids=lambda solver: type(solver).__name__)
+def test_where_an_image_cannot_be_another_its_noise_is_that_of_the_forward_process(solver):
+    # c = 0: the exact noise prediction is (x - alpha m) / sigma, so that x_i = alpha_i m + sigma_i n at every level, n as drawn
+    levels, predict, image = grid(20), Gaussian(spread=0.0), torch.full((6, *SHAPE), MEAN, dtype=torch.float64)
+    everywhere = torch.ones_like(image, dtype=torch.bool)
+    fresh = normal(6, 1, *SHAPE, seed=1)[:, 0]
+    noise, trace = solver.abduct(image, levels, predict, lambda *shape: normal(6, *shape, seed=1), everywhere)
+    last = noise if noise.shape == image.shape else noise[:, 0]
+    assert torch.allclose(last, levels.alphas[-1] * MEAN + levels.sigmas[-1] * fresh, atol=1e-8)  # 20 levels, solved to 1e-12
+    assert torch.allclose(solver.sample(noise, levels, predict), image, atol=1e-8)
+    assert trace.drawn.tolist() == [1.0] * 6
+    kept, trace = solver.abduct(image, levels, predict, lambda *shape: normal(6, *shape, seed=1), ~everywhere)
+    assert rms(kept if kept.shape == image.shape else kept[:, 0]) < 0.1  # what inversion leaves, with no draw
+    assert trace.drawn.tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("solver", DRAWING, ids=lambda solver: type(solver).__name__)
+def test_noise_is_drawn_for_flat_pixels_alone_and_only_if_asked(solver):
+    levels, predict, image = grid(20), Gaussian(), images(4, dtype=torch.float64)
+    some = torch.zeros_like(image, dtype=torch.bool)
+    some[1:3, :, :2] = True
+    noise, trace = solver.abduct(image, levels, predict, lambda *shape: normal(4, *shape), some)
+    without, _ = abduct(solver, image, levels, predict)
+    last, before = (found if found.shape == image.shape else found[:, 0] for found in (noise, without))
+    assert trace.drawn.tolist() == [0.0, 0.5, 0.5, 0.0]
+    assert torch.allclose(last[~some], before[~some], atol=1e-9)  # every pixel of this denoiser is alone
+    assert (last[some] != before[some]).all()
+    asked = replace(solver, draw_flat=False)
+    assert asked.identified
+    assert not solver.identified
+    again, trace = asked.abduct(image, levels, predict, lambda *shape: normal(4, *shape), some)
+    assert torch.equal(again, without)
+    assert not trace.drawn.any()
+
+
+@pytest.mark.parametrize("solver", [DDIM(), EDICT()], ids=lambda solver: type(solver).__name__)
+def test_published_baselines_and_exact_pairs_draw_nothing(solver):
+    levels, predict, image = grid(20), Gaussian(), images(4)
+    everywhere = torch.ones_like(image, dtype=torch.bool)
+    noise, trace = solver.abduct(image, levels, predict, lambda *shape: normal(4, *shape), everywhere)
+    assert torch.equal(noise, abduct(solver, image, levels, predict)[0])
+    assert not trace.drawn.any()
+
+
+@pytest.mark.parametrize("steps", [1, 10, 100, 1000])
+def test_a_power_spaces_levels_with_one_timestep_each_up_to_the_last(steps):
+    timesteps = grid(steps, 2.3).timesteps
+    assert len(timesteps) == steps
+    assert timesteps[-1] == 999
+    assert all(low < high for low, high in itertools.pairwise(timesteps))
+
+
 def test_edit_friendly_maps_are_a_draw_that_gives_the_image():
-    levels, predict, image = grid(50, "quadratic"), Gaussian(), images(16)
+    levels, predict, image = grid(50, 2.0), Gaussian(), images(16)
     solver = EditFriendly()
     (one, _), (other, _) = abduct(solver, image, levels, predict, seed=1), abduct(solver, image, levels, predict, seed=2)
     assert not solver.identified
