@@ -200,6 +200,9 @@ def tune(
     n: Annotated[int, typer.Option(help="Rows of the study's validation split.", min=2)] = 96,
     forms: Annotated[list[str] | None, typer.Option("--form", help="paper, anchored or nested; again for another.")] = None,
     weights: Annotated[list[float] | None, typer.Option("--weight", help="To try for an affected attribute; again.")] = None,
+    rules: Annotated[
+        list[str] | None, typer.Option("--rule", help="To try besides, in the words or JSON of --guidance; again for another.")
+    ] = None,
     off_target: Annotated[
         str,
         typer.Option(help="Largest rise of the error of what must stay, standard deviations, above no guidance; or NODE=..,.."),
@@ -214,7 +217,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Find the guidance weights that show best what was asked, within bounds on what else changes; store them in the model."""
-    from causalcf.guidance import Form
+    from causalcf.guidance import Form, parse_guidance
     from causalcf.recipes import recipe
     from causalcf.store import load
     from causalcf.tuning import tune as find
@@ -224,6 +227,7 @@ def tune(
         raise DataError(f"model '{model}' has no image node, so that there is no guidance to tune.")
     chosen: dict[str, Any] = {"forms": cast(list[Form], forms)} if forms else {}
     chosen |= {"weights": weights} if weights else {}
+    chosen |= {"others": [parse_guidance(rule) for rule in rules]} if rules else {}
     batch = recipe(scm.graph.name).batch("valid", n, seed, 1)
     found = find(
         scm, batch, off_target=_bound(off_target), reversibility=_bound(reversibility), gain=gain, again_rows=again_rows,

@@ -15,7 +15,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, cast, get_args
 
 import pyro.distributions as dist
 import torch
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from causalcf.attributes.base import describe_parents
 from causalcf.autoencoder import Autoencoder
-from causalcf.denoiser import AttributeSplitUNet
+from causalcf.denoiser import AttributeSplitUNet, has_bfloat16
 from causalcf.errors import AbductionError, DataError, NotFittedError, StoreError
 from causalcf.graph import Node
 from causalcf.guidance import Adjusted, Guidance, Noisy, Plain, PlusPlus, Shown, guidance_from_dict
 from causalcf.levels import Levels, Prediction, noise_from_output
-from causalcf.mechanism import Mechanism, Parents, tell
+from causalcf.mechanism import Mechanism, Parents, Precision, tell
 from causalcf.seeds import RowGenerator
 from causalcf.solvers import FixedPoint, Solver, solver_from_dict
 
@@ -39,6 +39,9 @@ __all__ = ["Diffusion"]
 _NEGLIGIBLE = 1e-12  # weight of a masked prediction below which it is not evaluated
 _SPACING = 2.3  # the power by which levels are spaced
 _PASS = 128  # rows that go through the network together: more are slower on a CPU, and take memory
+_MULTIPLE = (
+    16  # of rows in a pass, padded: with fewer, other kernels sum in another order, and a row's answer depends on the others
+)
 
 
 def _flat(image: Tensor) -> Tensor:
@@ -61,6 +64,8 @@ class Diffusion(Mechanism):
         min_snr: in training, weights the error by the signal-to-noise ratio, but by no more than this; 5 is usual, None is all
             alike. T. Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023,
             https://arxiv.org/abs/2303.09556.
+        precision: of the network's convolutions in abduction and prediction; all other arithmetic is in float32. `auto` is
+            `bfloat16` where the machine has instructions for it, and `float32` elsewhere.
         prediction: what the network predicts, by diffusers' names: `v_prediction`, `epsilon` or `sample` (the clean image).
         autoencoder: trained, see `causalcf.fit_autoencoder`; the diffusion then is in its latents.
         denoiser: a trained network; given when a saved mechanism is loaded.
@@ -81,6 +86,7 @@ class Diffusion(Mechanism):
         hide_all: float = 0.1,
         hide_one: float = 0.1,
         min_snr: float | None = None,
+        precision: Precision = "auto",
         prediction: Prediction = "v_prediction",
         autoencoder: Autoencoder | None = None,
         denoiser: AttributeSplitUNet | None = None,
@@ -97,14 +103,17 @@ class Diffusion(Mechanism):
             timestep_spacing="trailing",
             prediction_type=prediction,
         )
-        self._set(guidance or Plain(), steps, solver or FixedPoint())
+        self._set(guidance or Plain(), steps, solver or FixedPoint(), precision)
 
-    def _set(self, guidance: Guidance, steps: int, solver: Solver) -> None:
+    def _set(self, guidance: Guidance, steps: int, solver: Solver, precision: Precision) -> None:
         if isinstance(guidance, PlusPlus) and not solver.euler:
             raise DataError(
                 f"CFG++ is defined for DDIM steps, which {type(solver).__name__} does not take. Use FixedPoint or DDIM."
             )
-        self.guidance, self.steps, self.solver = guidance, steps, solver
+        if precision not in get_args(Precision):
+            raise DataError(f"precision is '{precision}'. It is one of {', '.join(get_args(Precision))}.")
+        self.guidance, self.steps, self.solver, self.precision = guidance, steps, solver, precision
+        self.rounded = has_bfloat16() if precision == "auto" else precision == "bfloat16"
         self.levels = Levels.from_scheduler(self.scheduler, steps, spacing=_SPACING)
         self.identified = solver.identified
 
@@ -147,9 +156,16 @@ class Diffusion(Mechanism):
     def by_moved(self) -> bool:
         return self.guidance.by_moved
 
-    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None, solver: Solver | None = None) -> Self:
-        other = copy.copy(self)
-        other._set(guidance or self.guidance, self.steps if steps is None else steps, solver or self.solver)
+    def configured(
+        self,
+        *,
+        guidance: Guidance | None = None,
+        steps: int | None = None,
+        solver: Solver | None = None,
+        precision: Precision | None = None,
+    ) -> Self:
+        other, steps = copy.copy(self), self.steps if steps is None else steps
+        other._set(guidance or self.guidance, steps, solver or self.solver, precision or self.precision)
         return other
 
     def _noise_in(self, image: Tensor, timestep: int, output: Tensor) -> Tensor:
@@ -172,9 +188,8 @@ class Diffusion(Mechanism):
         everything = torch.ones(len(value), len(denoiser.names), dtype=torch.bool)
 
         def eps(image: Tensor, timestep: int, rows: Tensor) -> Tensor:
-            time = torch.full((len(rows),), timestep)
             given = {name: parents[name][rows] for name in denoiser.names}
-            return self._noise_in(image, timestep, denoiser(image, time, given, everything[rows]))
+            return self._noise_in(image, timestep, self._output(image, timestep, given, everything[rows]))
 
         with torch.inference_mode():
             state = self._encode(value)
@@ -236,12 +251,21 @@ class Diffusion(Mechanism):
         denoiser = self._fitted()
         shown = torch.tensor([[name in mask for name in denoiser.names] for mask in masks], dtype=torch.bool)
         shown = shown.repeat_interleave(torch.tensor(counts), dim=0)
-        time = torch.full((len(image),), timestep)
-        passes = [slice(start, start + _PASS) for start in range(0, len(image), _PASS)]
-        return torch.cat([
-            denoiser(image[some], time[some], {name: parents[name][some] for name in denoiser.names}, shown[some])
-            for some in passes
-        ])  # fmt: skip
+        return self._output(image, timestep, {name: parents[name] for name in denoiser.names}, shown)
+
+    def _output(self, image: Tensor, timestep: int, parents: Parents, shown: Tensor) -> Tensor:
+        """The network's output, in passes of such sizes that a row's is the same, bit for bit, in any company."""
+        rows = len(image)
+        padded = torch.arange(-(-rows // _MULTIPLE) * _MULTIPLE)
+        padded[rows:] = 0
+        outputs = [
+            self._fitted()(
+                image[some], torch.full((len(some),), timestep), {name: value[some] for name, value in parents.items()},
+                shown[some], rounded=self.rounded,
+            )
+            for some in torch.split(padded, _PASS)
+        ]  # fmt: skip
+        return torch.cat(outputs)[:rows]
 
     def training_draws(self, value: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Noise, timesteps and shown parents, a row each."""
@@ -308,6 +332,7 @@ class Diffusion(Mechanism):
             "hide_all": self.hide_all,
             "hide_one": self.hide_one,
             "min_snr": self.min_snr,
+            "precision": self.precision,
             "guidance": self.guidance.to_dict(),
             **self.network,
         }

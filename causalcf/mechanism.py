@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from causalcf.seeds import RowGenerator
     from causalcf.solvers import Solver
 
-__all__ = ["Mechanism", "Parents", "listening", "tell"]
+__all__ = ["Mechanism", "Parents", "Precision", "listening", "tell"]
 
 Parents = Mapping[str, Tensor]
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Of a network's multiplications; `auto` decides by the machine."""
 _heard: ContextVar[dict[str, Tensor] | None] = ContextVar("heard", default=None)
 
 
@@ -122,6 +124,13 @@ class Mechanism(nn.Module, ABC):
     def load(cls, directory: Path) -> Self:
         """The mechanism that `save` wrote."""
 
-    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None, solver: Solver | None = None) -> Self:
+    def configured(
+        self,
+        *,
+        guidance: Guidance | None = None,
+        steps: int | None = None,
+        solver: Solver | None = None,
+        precision: Precision | None = None,
+    ) -> Self:
         """This mechanism with other settings for its predictions; one that has no such settings is itself."""
         return self

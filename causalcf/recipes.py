@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["RECIPES", "Recipe", "recipe"]
 
 
+# thickness and intensity are one group: they depend on each other, so that to hide one of them alone hides little
+_MORPHOMNIST_GUIDANCE = Decoupled(
+    1.0,
+    form="nested",
+    weights={"stroke": 1.0, "digit": 2.0},
+    invariant={"stroke": 1.4},
+    groups={"stroke": ["thickness", "intensity"]},
+)
+
+
 def _morphomnist_batch(split: Split, rows: int, seed: int, jobs: int) -> Batch:
     data = MorphoMNIST(split, seed=seed)
     frame = data.frame(rows)
@@ -46,8 +56,8 @@ def _morphomnist_scm() -> SCM:
                 channels=(32, 96, 160),
                 attention=True,
                 steps=15,
-                solver=DPMSolverPP(),
-                guidance=Decoupled(1.0, form="nested", weights={"thickness": 1.5, "digit": 2.0}, invariant={"digit": 1.25}),
+                solver=DPMSolverPP(draw_flat=0.7),
+                guidance=_MORPHOMNIST_GUIDANCE,
             ),
         },
     )

@@ -25,7 +25,7 @@ from causalcf.errors import DataError, GraphError, NotFittedError
 from causalcf.graph import CausalGraph
 from causalcf.guidance import Guidance
 from causalcf.interventions import Do, Policy, resolve
-from causalcf.mechanism import Mechanism, listening
+from causalcf.mechanism import Mechanism, Precision, listening
 from causalcf.seeds import RowGenerator, row_keys
 
 if TYPE_CHECKING:
@@ -113,17 +113,25 @@ class SCM:
         ]
         return pd.DataFrame(rows, columns=["node", "candidate", "score", "error", "chosen", "reason"])
 
-    def configured(self, *, guidance: Guidance | None = None, steps: int | None = None, solver: Solver | None = None) -> Self:
+    def configured(
+        self,
+        *,
+        guidance: Guidance | None = None,
+        steps: int | None = None,
+        solver: Solver | None = None,
+        precision: Precision | None = None,
+    ) -> Self:
         """The same model with other settings for its predictions; the networks are shared.
 
         Args:
             guidance: the rule for images under an intervention.
             steps: noise levels that abduction and prediction of an image visit.
             solver: of abduction and prediction of an image.
+            precision: of an image's network: `float32`, `bfloat16`, or `auto`, which is the latter where it is fast.
         """
         other = copy.copy(self)
         other.mechanisms = {
-            name: mechanism.configured(guidance=guidance, steps=steps, solver=solver)
+            name: mechanism.configured(guidance=guidance, steps=steps, solver=solver, precision=precision)
             for name, mechanism in self.mechanisms.items()
         }
         return other

@@ -388,6 +388,7 @@ def audit(
         "guidance": mechanism.guidance.to_dict() if hasattr(mechanism, "guidance") else None,
         "steps": getattr(mechanism, "steps", None),
         "solver": mechanism.solver.to_dict() if hasattr(mechanism, "solver") else None,
+        "precision": ("bfloat16" if mechanism.rounded else "float32") if hasattr(mechanism, "rounded") else None,
         "evaluations": _evaluations(abduction, answers, image) if image else None,
         "interventions": "given" if interventions else "numbers from their marginal, labels flipped",
         "judges": {name: getattr(judge, "__name__", type(judge).__name__) for name, judge in judges.items()},

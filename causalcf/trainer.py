@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Protocol, cast, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from causalcf.errors import CausalCFError, DataError, StoreError
 from causalcf.files import verify, write_directory
+from causalcf.mechanism import Precision
 from causalcf.progress import progress as show_progress
 from causalcf.seeds import step_generator
 
 __all__ = ["Precision", "Trainable", "Training", "is_main_process", "minibatches", "train_image"]
 
-Precision = Literal["auto", "float32", "bfloat16"]
 _DECAY = 0.5  # the last half of a run lowers the learning rate to zero
 _LOG_STEPS = 50  # between two lines of the log
 _MUCH_FASTER = 1.2  # what bfloat16 must gain to be taken; far from what two timings of the same differ by

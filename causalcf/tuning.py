@@ -220,6 +220,7 @@ def tune(
     weights: Sequence[float] = _WEIGHTS,
     invariant: Sequence[float] = _INVARIANT,
     intervals: Sequence[tuple[int, int]] = _INTERVALS,
+    others: Sequence[Guidance] = (),
     off_target: float | Mapping[str, float] = 0.02,
     reversibility: float | Mapping[str, float] = 2.0,
     gain: float = 0.02,
@@ -236,6 +237,7 @@ def tune(
         forms: of decoupled guidance, that are compared.
         weights: that are tried for an affected attribute; 1 is always among them.
         invariant: weights that are tried for an invariant attribute; 1 is always among them.
+        others: rules of one's own, that are tried after these; not of the kinds that `Adjusted` covers.
         intervals: of timesteps, 0 (clean) to 999 (noise), that are tried at the end; all of them is always among them.
         off_target: how far the error of what must stay may rise above that of the plain conditional, in standard deviations
             (of a label: as a share of rows); one number, or one for every intervention by its label.
@@ -269,7 +271,7 @@ def tune(
     dos = dict(interventions or draw_interventions(scm.graph, batch.frame, image=scm.graph.images[0], seed=seed))
     bounds = {name: _bounds(name, given, dos) for name, given in (("off_target", off_target), ("reversibility", reversibility))}
     parents = scm.graph.parents(scm.graph.images[0])
-    total = len(forms) * len(parents) * len(weights) + (1 + len(parents)) * len(invariant) + len(intervals)
+    total = len(forms) * len(parents) * len(weights) + (1 + len(parents)) * len(invariant) + len(intervals) + len(others)
     with show_progress("tuning", total + 1.0, show=progress) as advance:
         advance(0, "abduction and the plain rule")
         bench = Bench(scm, batch, dos, again_rows, seed)
@@ -298,6 +300,7 @@ def tune(
                 )
         if isinstance(chosen[1], Decoupled):
             chosen = search.best("interval", chosen, [Scheduled(chosen[1], interval=interval) for interval in intervals])
+        chosen = search.best("others", chosen, others)
         final: Guidance = chosen[1]
         if all(bench.score(label, final) == search.plain[label] for label in dos):
             final = Plain()

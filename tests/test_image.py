@@ -24,6 +24,15 @@ def counted(mechanism: Diffusion):
     return rows, handle
 
 
+def padded(rows: int) -> int:
+    """Rows that go through the network for so many that are asked: passes are filled up to sixteens."""
+    return -(-rows // 16) * 16
+
+
+def evaluations(answer) -> list[int]:
+    return answer.diagnostics["image.prediction_evaluations"].tolist()
+
+
 def test_predict_undoes_abduct(abducted, digits):
     again = ccf.reconstruct(abducted)
     # the bound that the first release promises on 1,000 digits is 0.8 grey levels
@@ -37,9 +46,11 @@ def flat(digits):
     return torch.nn.functional.max_pool2d(image, 3, 1, 1) == 0
 
 
-def test_abducted_noise_is_of_unit_size(abducted, digits):
-    assert float(abducted.noise["image"].std()) == pytest.approx(1.0, abs=0.15)
+@pytest.mark.parametrize("solver", [None, ccf.DPMSolverPP(), ccf.FixedPoint()], ids=["shipped", "second order", "fixed point"])
+def test_abducted_noise_is_of_unit_size(shipped, digits, solver):
+    abducted = ccf.abduct(shipped.configured(solver=solver), digits)
     assert np.allclose(abducted.diagnostics["image.drawn"], flat(digits).float().mean((1, 2, 3)))
+    assert float(abducted.noise["image"].std()) == pytest.approx(1.0, abs=0.15)
 
 
 LOW = "a second-order step does not inflate the noise as Euler's does: of the shipped model's levels it is about .57"
@@ -48,8 +59,8 @@ LOW = "a second-order step does not inflate the noise as Euler's does: of the sh
 @pytest.mark.parametrize(
     ("solver", "steps"),
     [
-        (ccf.FixedPoint(draw_flat=False), 30),
-        pytest.param(ccf.DPMSolverPP(draw_flat=False), 15, marks=pytest.mark.xfail(strict=True, reason=LOW)),
+        (ccf.FixedPoint(draw_flat=0.0), 30),
+        pytest.param(ccf.DPMSolverPP(draw_flat=0.0), 15, marks=pytest.mark.xfail(strict=True, reason=LOW)),
     ],
     ids=["fixed point", "second order"],
 )
@@ -61,14 +72,16 @@ def test_inverted_noise_is_of_unit_size_where_the_image_varies(shipped, digits, 
     assert float(noise[close & (image == 0)].std()) == pytest.approx(1.0, abs=0.15)
 
 
-def test_black_amid_black_does_not_tell_its_noise_so_that_it_is_drawn(shipped, abducted, digits):
-    inverted = ccf.abduct(shipped.configured(solver=ccf.DPMSolverPP(draw_flat=False)), digits)
-    other = ccf.abduct(shipped, digits, seed=1)
+def test_black_amid_black_does_not_tell_its_noise_so_that_it_is_drawn(shipped, digits):
+    full = shipped.configured(solver=ccf.DPMSolverPP())
+    inverted = ccf.abduct(shipped.configured(solver=ccf.DPMSolverPP(draw_flat=0.0)), digits)
+    one, other = (ccf.abduct(full, digits, seed=seed) for seed in (0, 1))
     assert not inverted.diagnostics["image.drawn"].any()
     assert float(inverted.noise["image"][flat(digits)].std()) < 0.5  # what solving for it leaves
-    assert float((other.noise["image"] - abducted.noise["image"]).std()) == pytest.approx(2**0.5, abs=0.3)
-    for one in (inverted, other):  # either explains the image
-        assert grey_levels(ccf.reconstruct(one).images["image"], digits.images["image"]) < 0.8
+    apart = (other.noise["image"] - one.noise["image"])[flat(digits)]
+    assert float(apart.std()) == pytest.approx(2**0.5, abs=0.2)  # two draws that have nothing to do with each other
+    for abducted in (inverted, one, other):  # any of them explains the image
+        assert grey_levels(ccf.reconstruct(abducted).images["image"], digits.images["image"]) < 0.8
 
 
 def test_an_answer_that_rests_on_drawn_noise_is_not_identified(shipped, abducted, digits):
@@ -76,7 +89,7 @@ def test_an_answer_that_rests_on_drawn_noise_is_not_identified(shipped, abducted
     answer = ccf.counterfactual(shipped, abducted, do, guidance=plain)
     assert list(answer.why_not) == ["image"]
     assert answer.identified.equals(answer.frame["digit"] == digits.frame["digit"])  # a row that stays what it was is identified
-    inverted = ccf.counterfactual(shipped, digits, do, guidance=plain, solver=ccf.DPMSolverPP(draw_flat=False))
+    inverted = ccf.counterfactual(shipped, digits, do, guidance=plain, solver=ccf.DPMSolverPP(draw_flat=0.0))
     assert inverted.identified.all()
     photographs = ccf.Batch(digits.graph, digits.frame, {"image": digits.images["image"].clip(1, 254)})
     assert ccf.counterfactual(shipped, photographs, do, guidance=plain).identified.all()  # no pixel is at an end of the scale
@@ -104,13 +117,14 @@ def test_intensity_leaves_its_cause_bit_for_bit(shipped, abducted, digits):
     assert answer.changed == {"intensity", "image"}
 
 
-def test_a_row_is_answered_alike_alone_and_in_a_batch(shipped, digits):
-    do = {"thickness": 3.0}
-    together = ccf.counterfactual(shipped, digits, do)
-    alone = ccf.counterfactual(shipped, digits.rows([4]), do)
-    # other batch sizes round differently; the tolerance of abduction is 3e-3 of a noise unit, 0.4 grey levels
-    assert grey_levels(together.images["image"][4:5], alone.images["image"]) < 0.4
-    assert together.frame.iloc[[4]].equals(alone.frame)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_row_is_answered_alike_bit_for_bit_alone_and_in_any_order(shipped, digits, precision):
+    scm, do = shipped.configured(precision=precision), {"digit": "3"}
+    together = ccf.counterfactual(scm, digits, do)
+    for rows in ([4], [5, 4, 1]):
+        some = ccf.counterfactual(scm, digits.rows(rows), do)
+        assert np.array_equal(together.images["image"][rows], some.images["image"])
+        assert together.frame.iloc[rows].equals(some.frame)
 
 
 @pytest.mark.parametrize(
@@ -129,15 +143,18 @@ def test_every_rule_takes_the_passes_it_plans_in_one_call_a_level(shipped, abduc
     mechanism = shipped.mechanisms["image"]
     rows, handle = counted(mechanism)
     try:
-        ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=guidance)
+        answer = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=guidance)
     finally:
         handle.remove()
-    assert rows == [6 * passes] * mechanism.steps
+    assert rows == [padded(6 * passes)] * mechanism.steps
+    assert evaluations(answer) == [passes * mechanism.steps] * 6
 
 
 @pytest.mark.parametrize("form", ["paper", "anchored", "nested"])
 def test_the_batched_pass_equals_one_pass_a_mask(shipped, abducted, form):
-    mechanism = shipped.mechanisms["image"].configured(guidance=ccf.Decoupled(2.5, form=form), solver=ccf.FixedPoint(), steps=25)
+    mechanism = shipped.mechanisms["image"].configured(
+        guidance=ccf.Decoupled(2.5, form=form), solver=ccf.FixedPoint(), steps=25, precision="float32"
+    )
     values = encode(abducted.factual)
     parents = {name: values[name] for name in mechanism.denoiser.names}
     changed = frozenset({"digit"})
@@ -164,12 +181,12 @@ def test_a_weight_a_row_is_as_each_row_alone_and_neutral_rows_take_one_pass(ship
         together = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Decoupled(weights, form="nested"))
     finally:
         handle.remove()
-    assert rows == [6 + 2] * mechanism.steps
+    assert rows == [padded(6 + 2)] * mechanism.steps
+    assert evaluations(together) == [(1 if weight == 1 else 2) * mechanism.steps for weight in weights]
     for weight in (1.0, 2.0, 3.0):
         alone = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Decoupled(weight, form="nested"))
         some = [row for row, own in enumerate(weights) if own == weight]
-        # other batch sizes round differently
-        assert grey_levels(together.images["image"][some], alone.images["image"][some]) < 0.1
+        assert np.array_equal(together.images["image"][some], alone.images["image"][some])
 
 
 def test_a_guidance_interval_takes_one_pass_outside(shipped, abducted):
@@ -177,10 +194,11 @@ def test_a_guidance_interval_takes_one_pass_outside(shipped, abducted):
     rows, handle = counted(mechanism)
     try:
         rule = ccf.Scheduled(ccf.Decoupled(2.0, form="nested"), interval=(200, 600))
-        ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=rule)
+        answer = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=rule)
     finally:
         handle.remove()
-    assert rows == [6 * (2 if 200 <= t <= 600 else 1) for t in reversed(mechanism.levels.timesteps)]
+    assert rows == [padded(6 * (2 if 200 <= t <= 600 else 1)) for t in reversed(mechanism.levels.timesteps)]
+    assert evaluations(answer) == [sum(2 if 200 <= t <= 600 else 1 for t in mechanism.levels.timesteps)] * 6
 
 
 @pytest.mark.parametrize("adjusted", [ccf.Projected, ccf.Rescaled, ccf.PlusPlus])
@@ -206,7 +224,8 @@ def test_what_did_not_move_in_a_row_is_not_guided_there(shipped, abducted, digit
         )
     finally:
         handle.remove()
-    assert sum(rows) == (1 + 2 * 5) * mechanism.steps
+    assert sum(rows) == (padded(1) + padded(2 * 5)) * mechanism.steps  # by what moved, one prediction after another
+    assert evaluations(by_row) == [mechanism.steps, *[2 * mechanism.steps] * 5]
     by_graph = ccf.counterfactual(shipped, abducted, {"digit": asked}, guidance=ccf.Decoupled(2.0, form="nested"))
     assert grey_levels(by_row.images["image"][1:], by_graph.images["image"][1:]) < 0.1
     assert grey_levels(by_row.images["image"][:1], digits.images["image"][:1]) < 1
@@ -308,9 +327,11 @@ def test_validation_losses_tell_what_each_mask_costs(shipped, digits):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_what_a_network_predicts_is_kept_with_it(tmp_path, prediction):
     mechanism, _, parents = small_run(prediction)
+    mechanism = mechanism.configured(precision="float32")
     mechanism.save(tmp_path)
     again = Diffusion.load(tmp_path)
     assert again.scheduler.config.prediction_type == prediction
+    assert again.precision == "float32"
     noise = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     # saved in half precision
     assert torch.allclose(again.predict(noise, parents), mechanism.eval().predict(noise, parents), atol=0.05)
@@ -392,6 +413,32 @@ def test_an_answer_from_an_abduction_tells_what_the_abduction_took(shipped, abdu
     assert ccf.counterfactual(shipped, abducted, {}).diagnostics.empty
 
 
+def test_rounded_convolutions_give_the_same_images_to_a_grey_level(shipped, digits):
+    exact, rounded = (shipped.configured(precision=precision) for precision in ("float32", "bfloat16"))
+    one, other = (ccf.counterfactual(scm, digits, {"digit": "3"}).images["image"] for scm in (exact, rounded))
+    assert 0 < grey_levels(one, other) < 1
+    again = ccf.reconstruct(ccf.abduct(rounded, digits)).images["image"]
+    assert grey_levels(again, digits.images["image"]) < 0.3  # what issue and README promise of either
+
+
+def test_training_and_the_network_itself_are_not_rounded_and_auto_asks_the_machine(shipped, digits, monkeypatch):
+    denoiser, values = shipped.mechanisms["image"].denoiser, encode(digits)
+    given = values["image"].float(), torch.full((6,), 300), {name: values[name] for name in denoiser.names}
+    shown = torch.ones(6, 3, dtype=torch.bool)
+    with torch.no_grad():
+        exact, rounded = denoiser(*given, shown), denoiser(*given, shown, rounded=True)
+    assert rounded.dtype == torch.float32
+    error = float((rounded - exact).norm() / exact.norm())
+    assert 0 < error < 8 * 2**-8  # bfloat16 rounds to 2^-8, about twenty convolutions one after another
+    assert torch.equal(denoiser(*given, shown), exact)
+    for able in (True, False):
+        monkeypatch.setattr("causalcf.image.has_bfloat16", lambda able=able: able)
+        assert Diffusion().rounded is able
+        assert not Diffusion(precision="float32").rounded
+    with pytest.raises(ccf.DataError, match="precision is 'half'"):
+        Diffusion(precision="half")
+
+
 def test_auto_steps_are_the_fewest_that_give_the_images_back(shipped, digits):
     fine, coarse = (ccf.choose_steps(shipped, digits, tolerance=tolerance) for tolerance in (0.2, 3.0))
     assert coarse < fine
@@ -444,7 +491,7 @@ def test_an_audit_says_which_solver_and_how_many_evaluations(shipped, digits):
 def test_the_diffusers_guider_gives_the_same_image(shipped, abducted, rule, tmp_path):
     """A loop that asks the guider for its passes and lets it combine them ends at the mechanism's own image."""
     guidance, changed = ccf.parse_guidance(rule), {"thickness", "intensity"}
-    mechanism = shipped.mechanisms["image"].configured(guidance=guidance, steps=6)
+    mechanism = shipped.mechanisms["image"].configured(guidance=guidance, steps=6, precision="float32")
     parents = {name: encode(abducted.factual)[name] for name in mechanism.denoiser.names}
     parents["thickness"] = parents["thickness"] + 1
     noise = abducted.noise["image"]

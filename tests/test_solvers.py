@@ -484,7 +484,7 @@ def test_noise_is_drawn_for_flat_pixels_alone_and_only_if_asked(solver):
     assert trace.drawn.tolist() == [0.0, 0.5, 0.5, 0.0]
     assert torch.allclose(last[~some], before[~some], atol=1e-9)  # every pixel of this denoiser is alone
     assert (last[some] != before[some]).all()
-    asked = replace(solver, draw_flat=False)
+    asked = replace(solver, draw_flat=0.0)
     assert asked.identified
     assert not solver.identified
     again, trace = asked.abduct(image, levels, predict, lambda *shape: normal(4, *shape), some)
