@@ -5,7 +5,8 @@
 
 `masks`: the paper drops all attributes together; causalcf also drops each by itself. Two networks of one size, seed, length and
 data differ in that alone. `forms`: rules on the shipped model. `inversion` and `levels`: how an image comes back from its noise,
-and what a question then costs. Held-out digits that no network was trained on; one intervention on each parent of the image.
+and what a question then costs; `drawn` beside it: how much noise is drawn for black pixels amid black ones. Held-out digits that
+no network was trained on; one intervention on each parent of the image.
 
     on target     the judges' error on what the intervention moves, in standard deviations (digit: share of rows that are wrong)
     off target    the same on what must stay
@@ -97,10 +98,15 @@ def main() -> None:
     if "forms" in chosen.only:
         tell("forms", asked(shipped, batch, [*rules, own.guidance], chosen.again_rows))
     if "inversion" in chosen.only:
-        for name, solver in SOLVERS.items():
+        kinds = {name: solver() for name, solver in SOLVERS.items()}
+        kinds |= {f"{name}, none drawn": SOLVERS[name](draw_flat=0.0) for name in ("FixedPoint", "DPMSolverPP")}
+        for name, solver in kinds.items():
             for steps in dict.fromkeys((own.steps, 50)):
-                scm = shipped.configured(solver=solver(), steps=steps)
+                scm = shipped.configured(solver=solver, steps=steps)
                 tell("inversion", asked(scm, batch, [ccf.Plain()], chosen.again_rows), solver=name, levels=steps)
+        for drawn in (0.0, 0.4, 0.7, 1.0):
+            scm = shipped.configured(solver=ccf.DPMSolverPP(draw_flat=drawn))
+            tell("drawn", asked(scm, batch, [own.guidance], chosen.again_rows), draw_flat=drawn)
     if "levels" in chosen.only:
         for steps in (10, 15, 20, 30, 50, 100):
             scm = shipped.configured(steps=steps)

@@ -8,8 +8,8 @@
 round), there and back (grey levels), the judge's accuracy, std(u), and evaluations of the network a row.
 
 `speed` answers an intervention on each parent of the image of the same rows with the same network and weights, once by the loop
-of a diffusers user (DDIMInverseScheduler, DDIMScheduler, one call a mask, an inversion a question, 50 steps) and once by
-causalcf's default; the two alternate, and the best time of each counts.
+of a diffusers user (DDIMInverseScheduler, DDIMScheduler, one call a mask, an inversion a question, 50 steps, float32, the model's
+own rule of guidance) and once by causalcf's default; the two alternate, and the best time of each counts.
 
 `limits` compares the arithmetic of an evaluation with the matrix-multiply peak of the machine at the same number of threads, and
 counts the passes of ten interventions on one batch, abducted once, under a rule of three masks: naively they are 10 (1 + 3)
@@ -92,7 +92,7 @@ def by_diffusers(scm: ccf.SCM, batch: ccf.Batch, frame: Any, changed: frozenset[
 def speed(scm: ccf.SCM, batch: ccf.Batch, rounds: int) -> dict[str, Any]:
     """Counterfactuals a second of both, and how good they are."""
     dos = draw_interventions(scm.graph, batch.frame, image="image", seed=0)
-    ours, theirs, images = [], [], {}
+    ours, theirs, drawn = [], [], {}
     for _ in range(rounds):
         start = time.perf_counter()
         answers = ccf.counterfactual(scm, batch, list(dos.values()))
@@ -100,7 +100,7 @@ def speed(scm: ccf.SCM, batch: ccf.Batch, rounds: int) -> dict[str, Any]:
         start = time.perf_counter()
         for name, answer in zip(dos, answers, strict=True):
             changed = answer.changed.intersection(scm.graph.parents("image"))
-            images[name] = by_diffusers(scm, batch, answer.frame, changed)
+            drawn[name] = by_diffusers(scm, batch, answer.frame, changed)
         theirs.append(time.perf_counter() - start)
     count, best = len(batch) * len(dos), (min(ours), min(theirs))
     found: dict[str, Any] = {
@@ -108,11 +108,17 @@ def speed(scm: ccf.SCM, batch: ccf.Batch, rounds: int) -> dict[str, Any]:
         "diffusers_per_second": round(count / best[1], 2),
         "ratio": round(best[1] / best[0], 2),
     }
+    image = batch.images["image"]
+    again = {
+        "causalcf": ccf.reconstruct(ccf.abduct(scm, batch)).images["image"],
+        "diffusers": by_diffusers(scm, batch, batch.frame, frozenset()),
+    }
+    found |= {f"composition {who}": round(float(image_distance(images, image).mean()), 3) for who, images in again.items()}
     for name, answer in zip(dos, answers, strict=True):
         for judged, judge in scm.judges.items():
             wanted = answer.frame[judged].to_numpy()
-            for who, drawn in (("causalcf", answer.images["image"]), ("diffusers", images[name])):
-                read = judge(drawn)
+            for who, images in (("causalcf", answer.images["image"]), ("diffusers", drawn[name])):
+                read = judge(images)
                 score = np.mean(read == wanted) if scm.graph.node(judged).discrete else np.abs(read - wanted.astype(float)).mean()
                 found[f"do({name}) {judged} {who}"] = round(float(score), 3)
     return found
@@ -120,12 +126,13 @@ def speed(scm: ccf.SCM, batch: ccf.Batch, rounds: int) -> dict[str, Any]:
 
 def limits(scm: ccf.SCM, batch: ccf.Batch) -> dict[str, Any]:
     """How far the network is from what the machine can multiply, and what reusing an abduction saves."""
-    net, rows = scm.mechanisms["image"].denoiser, 192
+    net, rows = scm.mechanisms["image"].denoiser, 128
     values = encode(batch)
     places = torch.arange(rows) % len(batch)
     given = {name: values[name][places] for name in net.names}
     inputs = values["image"].float()[places], torch.full((rows,), 500), given, torch.ones(rows, len(net.names), dtype=torch.bool)
     square = torch.randn(2048, 2048)
+    rounded = square.bfloat16()
 
     def best(work: Any) -> float:
         times = []
@@ -141,6 +148,8 @@ def limits(scm: ccf.SCM, batch: ccf.Batch) -> dict[str, Any]:
             net(*inputs)
         each = counter.get_total_flops() / rows
         evaluations, peak = rows / best(lambda: net(*inputs)), 2 * 2048**3 / best(lambda: square @ square)
+        faster = rows / best(lambda: net(*inputs, rounded=True))
+        peak_rounded = 2 * 2048**3 / best(lambda: rounded @ rounded)
     counted: list[int] = []
     handle = net.unet.register_forward_hook(lambda module, given, output: counted.append(len(given[0])))
     label = next(name for name in scm.graph.parents("image") if scm.graph.node(name).discrete)
@@ -156,6 +165,9 @@ def limits(scm: ccf.SCM, batch: ccf.Batch) -> dict[str, Any]:
         "gigaflop_per_second": round(evaluations * each / 1e9, 1),
         "matrix_multiply_gigaflop_per_second": round(peak / 1e9, 1),
         "share_of_peak": round(evaluations * each / peak, 3),
+        "bfloat16_evaluations_per_second": round(faster, 1),
+        "bfloat16_matrix_multiply_gigaflop_per_second": round(peak_rounded / 1e9, 1),
+        "bfloat16_share_of_peak": round(faster * each / peak_rounded, 3),
         "passes_of_ten_interventions": sum(counted),
         "naive_passes": naive,
         "share_of_naive": round(sum(counted) / naive, 3),

@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["RECIPES", "Recipe", "recipe"]
 
 
-# thickness and intensity are one group: they depend on each other, so that to hide one of them alone hides little
-_MORPHOMNIST_GUIDANCE = Decoupled(
-    1.0,
-    form="nested",
-    weights={"stroke": 1.0, "digit": 2.0},
-    invariant={"stroke": 1.4},
-    groups={"stroke": ["thickness", "intensity"]},
-)
-
-
 def _morphomnist_batch(split: Split, rows: int, seed: int, jobs: int) -> Batch:
     data = MorphoMNIST(split, seed=seed)
     frame = data.frame(rows)
@@ -57,7 +47,7 @@ def _morphomnist_scm() -> SCM:
                 attention=True,
                 steps=15,
                 solver=DPMSolverPP(draw_flat=0.7),
-                guidance=_MORPHOMNIST_GUIDANCE,
+                guidance=Decoupled(1.0, form="nested", weights={"thickness": 1.5, "digit": 2.0}, invariant={"intensity": 1.5}),
             ),
         },
     )

@@ -10,8 +10,9 @@
 The plain conditional keeps both bounds by definition, so that there always is an answer, and a rule is chosen only where it is
 better than no guidance at all. The search goes one setting at a time: for every form the weight of each attribute when it is
 affected, then of all the invariant ones together and of each by itself, then the interval of noise levels in which the rule
-holds. A setting is kept if it lowers the error summed over the interventions, and not by next to nothing, while each of them
-keeps its bounds. Abduction is done once, and an answer is asked again only if a rule differs there from those tried before.
+holds, then rules of the user's own. A setting is kept if it lowers the error summed over the interventions, and not by next to
+nothing, while each of them keeps its bounds. Abduction is done once, and an answer is asked again only if a rule differs there
+from those tried before.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import pandas as pd
 
 from causalcf.batch import Batch
 from causalcf.errors import DataError
-from causalcf.guidance import Decoupled, Form, Guidance, Plain, Scheduled
+from causalcf.guidance import Adjusted, Decoupled, Form, Guidance, Plain, Scheduled
 from causalcf.image import Diffusion
 from causalcf.interventions import Do
 from causalcf.metrics import image_distance, target_error
@@ -124,6 +125,8 @@ class Bench:
 
     def _plan(self, label: str, rule: Guidance) -> Any:
         """What tells one rule from another under an intervention: its coefficients at every level, forth and back."""
+        if isinstance(rule, Adjusted):  # no weighted sum
+            return label, str(rule)
         levels = cast(Diffusion, self.scm.mechanisms[self.image]).levels.timesteps
         return label, tuple(frozenset(rule.terms(self.parents, self.changed(label), t).items()) for t in levels)
 
@@ -237,7 +240,7 @@ def tune(
         forms: of decoupled guidance, that are compared.
         weights: that are tried for an affected attribute; 1 is always among them.
         invariant: weights that are tried for an invariant attribute; 1 is always among them.
-        others: rules of one's own, that are tried after these; not of the kinds that `Adjusted` covers.
+        others: rules of one's own, that are tried at the end.
         intervals: of timesteps, 0 (clean) to 999 (noise), that are tried at the end; all of them is always among them.
         off_target: how far the error of what must stay may rise above that of the plain conditional, in standard deviations
             (of a label: as a share of rows); one number, or one for every intervention by its label.

@@ -26,6 +26,7 @@ def quick(shipped):
 def found(quick, rows):
     return ccf.tune(
         quick, rows, forms=["nested"], weights=[2.0], invariant=[1.5], intervals=[(0, 499)],
+        others=[ccf.Projected(ccf.Decoupled(2.0)), ccf.Decoupled(1.1, groups={"stroke": ["thickness", "intensity"]})],
         off_target=np.inf, reversibility=np.inf, again_rows=2,
     )  # fmt: skip
 
@@ -38,7 +39,10 @@ def test_without_bounds_the_choice_is_the_least_error_that_was_tried(found):
     table = found.table
     tried = {rule: errors(table, rule) for rule in table["rule"].unique()}
     assert tried[str(found.guidance)] == pytest.approx(min(tried.values()), abs=1e-6)
-    assert set(table["stage"]) == {"plain", "weights", "invariant", "interval", "chosen"}
+    assert set(table["stage"]) == {"plain", "weights", "invariant", "interval", "others", "chosen"}
+    assert (table["stage"] == "others").sum() == 2 * 3  # two rules, three interventions
+    together = [rule for rule in tried if rule.endswith("|1.5")]  # one weight for all that is invariant
+    assert len(together) == 1
     assert set(table["do"]) == {"thickness", "intensity", "digit"}
 
 
@@ -89,7 +93,9 @@ def test_a_model_that_cannot_be_tuned_says_why(quick, rows):
 
 def test_the_command_writes_model_picture_and_table(tmp_path, capsys):
     words = ["tune", "morphomnist", "--out", str(tmp_path / "t"), "--n", "2", "--steps", "4", "--form", "nested", "--weight", "2"]
+    words += ["--rule", "cfg:2"]
     assert main([*words, "--again-rows", "2", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert set(told["files"]) == {"model", "tuning.csv", "tuning.png"}
+    assert "cfg:2" in {row["rule"] for row in told["table"]}
     assert ccf.load(told["files"]["model"]).mechanisms["image"].guidance == guidance_from_dict(told["guidance"])
