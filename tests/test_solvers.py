@@ -457,12 +457,13 @@ DRAWING = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.5])
 @pytest.mark.parametrize("solver", DRAWING, ids=lambda solver: type(solver).__name__)
-def test_where_an_image_cannot_be_another_its_noise_is_that_of_the_forward_process(solver):
+def test_where_an_image_cannot_be_another_its_noise_is_that_of_the_forward_process(solver, spread):
     # c = 0: the exact noise prediction is (x - alpha m) / sigma, so that x_i = alpha_i m + sigma_i n at every level, n as drawn
     levels, predict, image = grid(20), Gaussian(spread=0.0), torch.full((6, *SHAPE), MEAN, dtype=torch.float64)
     everywhere = torch.ones_like(image, dtype=torch.bool)
-    fresh = normal(6, 1, *SHAPE, seed=1)[:, 0]
+    solver, fresh = replace(solver, draw_flat=spread), spread * normal(6, 1, *SHAPE, seed=1)[:, 0]
     noise, trace = solver.abduct(image, levels, predict, lambda *shape: normal(6, *shape, seed=1), everywhere)
     last = noise if noise.shape == image.shape else noise[:, 0]
     assert torch.allclose(last, levels.alphas[-1] * MEAN + levels.sigmas[-1] * fresh, atol=1e-8)  # 20 levels, solved to 1e-12
@@ -490,6 +491,13 @@ def test_noise_is_drawn_for_flat_pixels_alone_and_only_if_asked(solver):
     again, trace = asked.abduct(image, levels, predict, lambda *shape: normal(4, *shape), some)
     assert torch.equal(again, without)
     assert not trace.drawn.any()
+
+
+@pytest.mark.parametrize("spread", [-0.1, 1.1, math.nan])
+def test_a_spread_outside_0_to_1_is_an_error(spread):
+    for solver in DRAWING:
+        with pytest.raises(DataError, match=r"draw_flat=.* from 0 to 1"):
+            replace(solver, draw_flat=spread)
 
 
 @pytest.mark.parametrize("solver", [DDIM(), EDICT()], ids=lambda solver: type(solver).__name__)
