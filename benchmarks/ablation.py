@@ -12,7 +12,9 @@ no network was trained on; one intervention on each parent of the image.
     off target    the same on what must stay
     back          there and back again, grey levels
     round trip    composition after one round, grey levels
-    passes        evaluations of the network a row, abduction and prediction
+    passes        evaluations of the network a row, abduction and prediction, mean of the interventions
+
+The cells of an intervention are on target / off target / back.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import json
 import warnings
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import causalcf as ccf
 from causalcf.image import Diffusion
@@ -35,19 +39,20 @@ RULES = ("plain", "cfg:2", "paper:1", "paper:2", "anchored:2", "nested:2")
 
 
 def asked(scm: ccf.SCM, batch: ccf.Batch, rules: list[ccf.Guidance], again: int) -> list[dict[str, Any]]:
-    """A row a rule and intervention."""
+    """A row a rule; a cell an intervention: on target, off target, back."""
     dos = draw_interventions(scm.graph, batch.frame, image="image", seed=0)
     bench = Bench(scm, batch, dos, again, 0)
     back = image_distance(ccf.reconstruct(bench.abduction).images["image"], batch.images["image"]).mean()
     abducted = bench.abduction.diagnostics["image.evaluations"].mean()
     found = []
     for rule in rules:
-        for label in dos:
-            score = bench.score(label, rule)
-            found.append({
-                "rule": str(rule), "do": label, "on target": score.on_target, "off target": score.off_target,
-                "back": score.reversibility, "round trip": float(back), "passes": float(abducted + score.evaluations),
-            })  # fmt: skip
+        scores = {label: bench.score(label, rule) for label in dos}
+        passes = float(np.mean([score.evaluations for score in scores.values()]))
+        cells = {
+            f"do({label})": f"{score.on_target:.3f} / {score.off_target:.3f} / {score.reversibility:.1f}"
+            for label, score in scores.items()
+        }
+        found.append({"rule": str(rule), **cells, "round trip": round(float(back), 2), "passes": round(abducted + passes)})
     return found
 
 
@@ -82,9 +87,7 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {}
 
     def tell(part: str, rows: list[dict[str, Any]], **first: Any) -> None:
-        rows = [
-            {**first, **{key: value if isinstance(value, str) else round(value, 3) for key, value in row.items()}} for row in rows
-        ]
+        rows = [{**first, **row} for row in rows]
         if part not in found:
             print(f"\n{part}\n\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
         found.setdefault(part, []).extend(rows)
