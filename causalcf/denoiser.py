@@ -139,8 +139,8 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             time: the training timestep of each row, (batch,).
             parents: a value a row for every parent, (batch,).
             shown: whether each parent is shown, (batch, parent), boolean.
-            rounded: multiply convolutions in bfloat16, which is half as exact in the digits and up to several times as fast
-                where the machine has instructions for it.
+            rounded: multiply convolutions in bfloat16, with 8 significant bits instead of 24, which is faster where the machine
+                has instructions for it (`benchmarks/images.py --only limits`).
         """
         condition = self.embed(parents, shown) if self.names else None
         folded = nn.functional.pixel_unshuffle(image, self.patch).contiguous(memory_format=torch.channels_last)

@@ -39,9 +39,8 @@ __all__ = ["Diffusion"]
 _NEGLIGIBLE = 1e-12  # weight of a masked prediction below which it is not evaluated
 _SPACING = 2.3  # the power by which levels are spaced
 _PASS = 128  # rows that go through the network together: more are slower on a CPU, and take memory
-_MULTIPLE = (
-    16  # of rows in a pass, padded: with fewer, other kernels sum in another order, and a row's answer depends on the others
-)
+# a pass is padded to a multiple of this: with fewer rows other kernels sum in another order, and an answer depends on its company
+_MULTIPLE = 16
 
 
 def _flat(image: Tensor) -> Tensor:
