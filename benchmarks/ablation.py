@@ -92,7 +92,7 @@ def main() -> None:
             print(f"\n{part}\n\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
         found.setdefault(part, []).extend(rows)
         for row in rows:
-            print(f"| {' | '.join(map(str, row.values()))} |", flush=True)
+            print(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row.values())} |", flush=True)
 
     if "masks" in chosen.only:
         for name, hide_one in (("together", 0.0), ("each", 0.1)):
