@@ -61,10 +61,11 @@ LOW = "a second-order step does not inflate the noise as Euler's does: of the sh
     [
         (ccf.FixedPoint(draw_flat=0.0), 30),
         pytest.param(ccf.DPMSolverPP(draw_flat=0.0), 15, marks=pytest.mark.xfail(strict=True, reason=LOW)),
+        pytest.param(None, None, marks=pytest.mark.xfail(strict=True, reason="a part is drawn, the rest as above")),
     ],
-    ids=["fixed point", "second order"],
+    ids=["fixed point", "second order", "as shipped"],
 )
-def test_inverted_noise_is_of_unit_size_where_the_image_varies(shipped, digits, solver, steps):
+def test_abducted_noise_is_of_unit_size_where_the_image_varies(shipped, digits, solver, steps):
     noise = ccf.abduct(shipped.configured(solver=solver, steps=steps), digits).noise["image"]
     image = torch.from_numpy(digits.images["image"]).float()
     close = torch.nn.functional.max_pool2d(image, 5, 1, 2) > 0
@@ -120,9 +121,9 @@ def test_intensity_leaves_its_cause_bit_for_bit(shipped, abducted, digits):
 AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512" and not torch.cpu.get_capabilities().get("amx_bf16")
 
 
-def alike(one: np.ndarray, other: np.ndarray) -> bool:
+def alike(one: np.ndarray, other: np.ndarray, *, within: float) -> bool:
     """Bit for bit with the kernels of AVX-512; those of another machine may sum in an order that depends on the batch."""
-    return np.array_equal(one, other) if AVX512 else grey_levels(one, other) < 0.4
+    return np.array_equal(one, other) if AVX512 else grey_levels(one, other) < within
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -131,7 +132,7 @@ def test_a_row_is_answered_alike_alone_and_in_any_order(shipped, digits, precisi
     together = ccf.counterfactual(scm, digits, do)
     for rows in ([4], [5, 4, 1]):
         some = ccf.counterfactual(scm, digits.rows(rows), do)
-        assert alike(together.images["image"][rows], some.images["image"])
+        assert alike(together.images["image"][rows], some.images["image"], within=0.4)
         assert together.frame.iloc[rows].equals(some.frame)
 
 
@@ -194,7 +195,7 @@ def test_a_weight_a_row_is_as_each_row_alone_and_neutral_rows_take_one_pass(ship
     for weight in (1.0, 2.0, 3.0):
         alone = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Decoupled(weight, form="nested"))
         some = [row for row, own in enumerate(weights) if own == weight]
-        assert alike(together.images["image"][some], alone.images["image"][some])
+        assert alike(together.images["image"][some], alone.images["image"][some], within=0.1)
 
 
 def test_a_guidance_interval_takes_one_pass_outside(shipped, abducted):
