@@ -30,8 +30,8 @@ import numpy as np
 import causalcf as ccf
 from causalcf.image import Diffusion
 from causalcf.metrics import image_distance
+from causalcf.samplers import draw_interventions
 from causalcf.solvers import SOLVERS
-from causalcf.soundness import draw_interventions
 from causalcf.tuning import Bench
 
 PARTS = ("masks", "forms", "inversion", "levels")

@@ -32,8 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import causalcf as ccf
 from causalcf.encoding import decode_image, encode
 from causalcf.metrics import image_distance
+from causalcf.samplers import draw_interventions
 from causalcf.solvers import SOLVERS
-from causalcf.soundness import draw_interventions
 
 
 def curve(scm: ccf.SCM, batch: ccf.Batch, counts: list[int], names: list[str]) -> list[dict[str, Any]]:

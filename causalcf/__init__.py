@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from causalcf.archive import load_report, save_report
     from causalcf.attributes import (
         AdditiveNoise,
         Categorical,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     )
     from causalcf.autoencoder import Autoencoder
     from causalcf.batch import Batch
+    from causalcf.comparing import compare
     from causalcf.datasets.fashion_mnist import FashionMNIST
     from causalcf.datasets.morphomnist import MorphoMNIST
     from causalcf.datasets.nih_chest import read_nih_chest
@@ -76,14 +78,16 @@ if TYPE_CHECKING:
     from causalcf.recipes import recipe
     from causalcf.scm import SCM
     from causalcf.solvers import DDIM, EDICT, OBELM, Anderson, DPMSolverPP, EditFriendly, FixedPoint, Heun, Solver
-    from causalcf.soundness import AuditReport, audit
+    from causalcf.soundness import AuditReport, audit, merge_audits
     from causalcf.store import load, model_names, save
+    from causalcf.subgroups import Subgroups
     from causalcf.tables import read_table, write_table
     from causalcf.trainer import Training
     from causalcf.training import fit, fit_autoencoder
     from causalcf.tuning import Tuning, tune
 
 _HOME = {
+    "archive": ("load_report", "save_report"),
     "attributes": (
         "AdditiveNoise",
         "Categorical",
@@ -97,6 +101,7 @@ _HOME = {
     ),
     "autoencoder": ("Autoencoder",),
     "batch": ("Batch",),
+    "comparing": ("compare",),
     "datasets.fashion_mnist": ("FashionMNIST",),
     "datasets.morphomnist": ("MorphoMNIST",),
     "datasets.nih_chest": ("read_nih_chest",),
@@ -151,8 +156,9 @@ _HOME = {
     "recipes": ("recipe",),
     "scm": ("SCM",),
     "solvers": ("DDIM", "EDICT", "OBELM", "Anderson", "DPMSolverPP", "EditFriendly", "FixedPoint", "Heun", "Solver"),
-    "soundness": ("AuditReport", "audit"),
+    "soundness": ("AuditReport", "audit", "merge_audits"),
     "store": ("load", "model_names", "save"),
+    "subgroups": ("Subgroups",),
     "tables": ("read_table", "write_table"),
     "trainer": ("Training",),
     "training": ("fit", "fit_autoencoder"),

@@ -1,4 +1,4 @@
-"""The command line: `causalcf demo | graphs | check | fit | tune | sample | counterfactual | effect | audit`, as in Python.
+"""The command line: `causalcf demo | graphs | check | fit | tune | sample | counterfactual | effect | audit | ...`, as in Python.
 
 Exit codes: 0 done, 1 the audit failed, 2 bad input, 3 failure at run time.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from causalcf.cli_audit import audit, compare, demo, merge
+from causalcf.cli_options import Dos, Index, Json, Out, Seed, Table, TableOut
 from causalcf.errors import AbductionError, CausalCFError, DataError
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from causalcf.guidance import Guidance
     from causalcf.scm import SCM
-    from causalcf.soundness import AuditReport
     from causalcf.trainer import Training
 
 __all__ = ["app", "main"]
@@ -35,152 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Out = Annotated[Path, typer.Option("--out", help="Directory to write to.")]
-Seed = Annotated[int, typer.Option(help="Everything random is a function of it.", min=0)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Table = Annotated[Path, typer.Option("--data", help="A table: .csv, .tsv, .jsonl or .parquet.")]
-Index = Annotated[
-    str | None, typer.Option("--index", help="The column that names a row; Parquet's own index or the row number unless told.")
-]
-Dos = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--do", help="NODE=VALUE, NODE+=NUMBER or NODE*=NUMBER, several with commas between. Again for another scenario."
-    ),
-]
-TableOut = Annotated[Path | None, typer.Option("--out", help="The table to write: .csv, .tsv, .jsonl or .parquet.")]
-Rule = Annotated[
-    str | None,
-    typer.Option(
-        help="plain, cfg:W, paper:W, anchored:W or nested:W with a weight W, or nested:digit=2.5|thickness=1.2 by name, affected "
-        "before invariant. @LOW-HIGH after it is an interval of timesteps; apg+, rescale+ or cfg+++ in front adjusts it."
-    ),
-]
-
-
-def _guidance(text: str | None) -> Guidance | None:
-    from causalcf.guidance import parse_guidance
-
-    return None if text is None else parse_guidance(text)
-
-
-def _print_report(report: AuditReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from causalcf.report import summary_rows
-
-    header, *rows = summary_rows(report)
-    table = Table(*header, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(table)
-    for check in report.checks.to_dict("records"):
-        console.print(f"{'PASS' if check['passed'] else 'FAIL'}  {check['check']}: {check['detail']}", highlight=False)
-
-
-def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> dict[str, str]:
-    from causalcf.plot import counterfactual_figure, to_png
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write to '{out}': {error.strerror}. Choose another --out.") from error
-    names = [*(["counterfactuals.png"] if picture else []), "audit.json", "report.html"]
-    paths = {name: out / name for name in names}
-    if picture:
-        to_png(
-            counterfactual_figure({f"do({name})": answer for name, answer in report.answers.items()}),
-            paths["counterfactuals.png"],
-        )
-    report.to_json(paths["audit.json"])
-    report.to_html(paths["report.html"])
-    return {name: str(path) for name, path in paths.items()}
-
-
-def _audit(
-    model: str, rows: int, out: Path, seed: int, as_json: bool, *, guidance: str | None = None, steps: str | None = None,
-    solver: str | None = None, again_rows: int | None = None, data: Path | None = None, index: str | None = None,
-) -> None:  # fmt: skip
-    from causalcf.batch import Batch
-    from causalcf.recipes import recipe
-    from causalcf.solvers import solver_from_dict
-    from causalcf.soundness import audit
-    from causalcf.store import load
-    from causalcf.tables import read_table
-
-    start = time.monotonic()
-    scm = load(model)
-    if data is None:
-        study = recipe(scm.graph.name)
-        batch, truth = study.batch("test", rows, 0, 1), study.truth
-    else:
-        batch, truth = Batch(scm.graph, read_table(data, index=index).iloc[:rows]), None
-    report = audit(
-        scm,
-        batch,
-        truth=truth,
-        guidance=_guidance(guidance),
-        steps=cast(Literal["auto"] | None, steps) if steps is None or not steps.isdecimal() else int(steps),
-        solver=solver_from_dict({"solver": solver}) if solver else None,
-        again_rows=again_rows,
-        seed=seed,
-        progress=not as_json,
-    )
-    paths = _write_report(report, out, picture=bool(batch.images))
-    seconds = round(time.monotonic() - start, 1)
-    if as_json:
-        typer.echo(json.dumps({**report.to_dict(), "files": paths, "seconds": seconds}))
-    else:
-        _print_report(report)
-        for path in paths.values():
-            typer.echo(path)
-        typer.echo(f"{rows} rows in {seconds} s")
-    if not report.passed:
-        raise typer.Exit(1)
-
-
-@app.command()
-def demo(
-    out: Out = Path("causalcf-demo"),
-    n: Annotated[int, typer.Option(help="Held-out digits.", min=2, max=1000)] = 64,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Ask do(thickness), do(intensity) and do(digit) of held-out real digits with the shipped model, and audit the answers."""
-    _audit("morphomnist", n, out, seed, as_json, again_rows=min(n, 6))
-
-
-@app.command("audit")
-def audit_command(
-    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
-    out: Out = Path("causalcf-audit"),
-    n: Annotated[int, typer.Option(help="Held-out rows, of the study or of the table.", min=2)] = 256,
-    data: Annotated[Path | None, typer.Option("--data", help="A table of held-out rows, for a model of attributes.")] = None,
-    index: Index = None,
-    guidance: Rule = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(help="Noise levels each way, or auto: the fewest that give images back; the model's own unless told."),
-    ] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="FixedPoint, Anderson, DDIM, Heun, DPMSolverPP, OBELM, EDICT or EditFriendly; the model's own unless told."
-        ),
-    ] = None,
-    again_rows: Annotated[
-        int | None, typer.Option(help="So many rows go there and back, and round after round; all unless told.", min=2)
-    ] = None,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Audit a model on held-out rows: composition, effectiveness, amplification, reversibility, true error."""
-    _audit(
-        model, n, out, seed, as_json, guidance=guidance, steps=steps, solver=solver, again_rows=again_rows, data=data, index=index
-    )
+for _command in (demo, audit, merge, compare):
+    app.command()(_command)
 
 
 def _bound(text: str) -> float | dict[str, float]:
@@ -529,7 +384,7 @@ def _fit_study(study: str, out: Path, plan: Training, rows: int | None, seed: in
     from causalcf.plot import counterfactual_figure, to_png
     from causalcf.query import counterfactual
     from causalcf.recipes import recipe
-    from causalcf.soundness import draw_interventions
+    from causalcf.samplers import draw_interventions
     from causalcf.trainer import is_main_process
     from causalcf.training import fit as train
 
@@ -562,9 +417,10 @@ def _fit_study(study: str, out: Path, plan: Training, rows: int | None, seed: in
     if not is_main_process():
         return
     judge_rows = chosen.batch("judge", min(chosen.judge_rows, rows or chosen.judge_rows), seed, 2)
-    scm.judges = fit_judges(judge_rows, rulers=chosen.rulers, seed=seed, progress=not as_json)
+    scm.judges = fit_judges(judge_rows, rulers=chosen.rulers, **chosen.judging, seed=seed, progress=not as_json)
     length = f"--steps {plan.steps}" if plan.steps else ""
     length += f" --minutes {plan.minutes:g}" if plan.minutes else ""
+    length += f" --precision {plan.precision}" if plan.precision != "auto" else ""
     words = ["causalcf fit", study, "--out", out.name, length.strip(), f"--seed {seed}", f"--rows {rows}" if rows else ""]
     made = {**(scm.manifest or {})["made"], "command": " ".join(word for word in words if word)}
     scm.manifest = {"made": made}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Judge", "NetworkJudge", "Ruler", "fit_judges"]
 
+_SHIFTS = (0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)  # pixels down and right over which a network's reading is averaged
+
 Judge = Callable[["NDArray[np.uint8]"], "NDArray[Any]"]
 """images, uint8 (row, channel, height, width) -> one number or label a row."""
 
@@ -81,37 +83,55 @@ class NetworkJudge(nn.Module):
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in node.items()}
         self.node = Node(**fields)
         self.mean, self.scale = mean, scale
-        widths = [shape[0], 24, 48, 64, 64]
+        widths, strides = [shape[0], 32, 64, 64, 96, 96, 96], [1, 2, 1, 2, 1, 2]
         blocks: list[nn.Module] = []
-        for place, (before, after) in enumerate(itertools.pairwise(widths)):
-            blocks += [nn.Conv2d(before, after, 3, stride=1 if place == 0 else 2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        for (before, after), stride in zip(itertools.pairwise(widths), strides, strict=True):
+            convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+            blocks += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
         out = len(self.node.states) if self.node.states else 1
-        self.layers = nn.Sequential(
-            *blocks, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 96), nn.ReLU(), nn.Dropout(0.3), nn.Linear(96, out)
-        )
+        last = widths[-1] * 16
+        self.body = nn.Sequential(*blocks)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.4), nn.Linear(last, out))
+        cast(Any, self).to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (row, state), or a standardised number (row, 1), from pixels in [0, 1]."""
-        return cast(Tensor, self.layers(pixels))
+        return cast(Tensor, self.head(self.body(pixels.contiguous(memory_format=torch.channels_last))))
 
     def __call__(self, images: Any) -> Any:
         """Labels or numbers for uint8 images; the network is in evaluation mode whenever it scores."""
         if isinstance(images, Tensor):
             return super().__call__(images)
+        found = self._outputs(images, self._shifted)
+        if self.node.discrete:
+            return decode_column(self.node, found.argmax(1))
+        return found[:, 0].double().numpy() * self.scale + self.mean
+
+    def _shifted(self, pixels: Tensor) -> Tensor:
+        """Probabilities (row, state), or a standardised number (row, 1), averaged over the image as it is and one pixel aside."""
+        outputs = [self.forward(pixels.roll(shift, (2, 3))) for shift in _SHIFTS]
+        return torch.stack([output.softmax(1) if self.node.discrete else output for output in outputs]).mean(0)
+
+    def _outputs(self, images: NDArray[np.uint8], part: Callable[[Tensor], Tensor]) -> Tensor:
         self.eval()
         with torch.inference_mode():
             pixels = torch.from_numpy(np.ascontiguousarray(images))
-            parts = [self.forward(part.float() / 255) for part in torch.split(pixels, 256)]
-        scores = torch.cat(parts)
-        if self.node.discrete:
-            return decode_column(self.node, scores.argmax(1))
-        return scores[:, 0].double().numpy() * self.scale + self.mean
+            return torch.cat([part(some.float() / 255) for some in torch.split(pixels, 256)])
+
+    @property
+    def scores(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float64]] | None:
+        """From images to the probability of every label, (row, label); None where it reads a number."""
+        return (lambda images: self._outputs(images, self._shifted).double().numpy()) if self.node.discrete else None
+
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """What its last convolution sees, averaged over the image, (row, feature), for Frechet distances."""
+        return self._outputs(images, lambda pixels: self.body(pixels).mean((2, 3))).double().numpy()
 
     def save(self, directory: Path) -> None:
         """Write the judge into an existing empty directory."""
         (directory / "judge.json").write_text(json.dumps(self.config, indent=1))
-        halved = {name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()}
-        save_file(halved, directory / "weights.safetensors")
+        tensors = {name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, directory / "weights.safetensors")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -121,26 +141,40 @@ class NetworkJudge(nn.Module):
         return judge.eval()
 
 
-def _fit(node: Node, pixels: Tensor, value: Tensor, *, epochs: int, seed: int, progress: bool) -> NetworkJudge:
+def _varied(pixels: Tensor, deform: float, contrast: float, generator: torch.Generator) -> Tensor:
+    """Images (row, channel, height, width), each shifted by up to two pixels and, if asked, bent and of another contrast."""
+    rows, _, height, width = pixels.shape
+    sides = torch.tensor([width, height])
+    shift = 2 * torch.randint(-2, 3, (rows, 2, 1), generator=generator) / sides[:, None]  # sampling takes sides of length 2
+    linear = torch.eye(2) + deform * torch.randn(rows, 2, 2, generator=generator)
+    places = nn.functional.affine_grid(torch.cat([linear, shift], dim=2), list(pixels.shape), align_corners=False)
+    if deform:
+        bend = 0.5 * deform * torch.randn(rows, 2, 5, 5, generator=generator)
+        places = places + nn.functional.interpolate(bend, (height, width), mode="bicubic", align_corners=True).movedim(1, 3)
+    varied = nn.functional.grid_sample(pixels, places, padding_mode="border", align_corners=False)
+    gain = torch.exp(contrast * torch.randn(rows, 1, 1, 1, generator=generator))
+    return (gain * varied).clamp(max=1)
+
+
+def _fit(
+    node: Node, pixels: Tensor, value: Tensor, *, epochs: int, deform: float, contrast: float, seed: int, progress: bool
+) -> NetworkJudge:
     mean, scale = (0.0, 1.0) if node.discrete else (float(value.mean()), float(value.std()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = NetworkJudge(node.to_dict(), tuple(pixels.shape[1:]), mean, scale)
         size = min(128, len(pixels))
         steps = epochs * (len(pixels) // size)
-        optimiser = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+        optimiser = torch.optim.AdamW(judge.parameters(), weight_decay=2e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
         judge.train()
         with show_progress(f"judge of {node.name}", steps, show=progress) as advance:
             for step in range(steps):
                 generator = step_generator(seed, f"judge/{node.name}", step)
                 rows = torch.randint(0, len(pixels), (size,), generator=generator)
-                # slight shifts, so that a few base images stand for more
-                down, right = torch.randint(-2, 3, (2,), generator=generator).tolist()
-                some = pixels[rows].float().div(255).roll((down, right), (2, 3))
-                found = judge.forward(some)
+                found = judge.forward(_varied(pixels[rows].float().div(255), deform, contrast, generator))
                 if node.discrete:
-                    loss = nn.functional.cross_entropy(found, value[rows])
+                    loss = nn.functional.cross_entropy(found, value[rows], label_smoothing=0.05)
                 else:
                     loss = nn.functional.huber_loss(found[:, 0], ((value[rows] - mean) / scale).float())
                 optimiser.zero_grad()
@@ -157,6 +191,8 @@ def fit_judges(
     rulers: Mapping[str, str] | None = None,
     image: str | None = None,
     epochs: int = 12,
+    deform: float = 0.0,
+    contrast: float = 0.0,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -167,6 +203,9 @@ def fit_judges(
         rulers: by attribute, the quantity that a `Ruler` measures.
         image: which image node; the first unless told.
         epochs: passes over the batch for every network.
+        deform: how far each image that a network sees in training is turned, slanted, stretched and bent; 0.1 is about six
+            degrees. A few images then stand for more, but nothing that this changes, such as a size, can be judged.
+        contrast: standard deviation of the logarithm of the factor by which each such image's pixels are multiplied.
         seed: of the networks' training.
         progress: show how far it is.
     """
@@ -179,5 +218,7 @@ def fit_judges(
             judges[name] = Ruler(rulers[name])
         else:
             value = encode_column(graph.node(name), batch.frame[name])
-            judges[name] = _fit(graph.node(name), pixels, value, epochs=epochs, seed=seed, progress=progress)
+            judges[name] = _fit(
+                graph.node(name), pixels, value, epochs=epochs, deform=deform, contrast=contrast, seed=seed, progress=progress
+            )
     return judges

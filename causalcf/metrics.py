@@ -1,7 +1,23 @@
-"""Numbers from arrays: distances between images, agreement with targets, and bootstrap intervals over rows."""
+"""Numbers from rows: distances between images, agreement with targets, and statistics that can be resampled.
+
+    statistic      of the rows                                                       columns of a row
+    mean           their mean                                                        1
+    auroc          area under the ROC curve, of more than two labels the mean        label's code, score of every label
+                   over the labels, each against the others
+    auroc_gain     the AUROC of one reading minus that of another                    code, scores, code, scores
+    f1             F1 of the labels, mean over the labels                            code, code read
+    frechet        Frechet distance between two samples of features                  features, features
+    kolmogorov     largest gap between their distribution function and a uniform's,  1 or more
+                   mean over the columns
+    correlation    absolute correlation                                              2
+
+Each takes weights, so that bootstrap samples (how often each of them draws every row) go through the same formula, all at once.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +25,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["bootstrap_mean", "image_distance", "target_error"]
+__all__ = ["STATISTICS", "image_distance", "interval", "resampled", "resamples", "target_error"]
+
+_DRAWS, _SLOW_DRAWS = 1000, 200  # bootstrap samples, of a mean and of a statistic that takes a pass over the rows for each
+
+Statistic = Callable[["NDArray[np.float64]", "NDArray[np.float64]"], "NDArray[np.float64]"]
+"""rows (row, column), weights (sample, row) -> (sample,)"""
 
 
 def image_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -24,13 +45,144 @@ def target_error(found: NDArray[Any], target: NDArray[Any], *, discrete: bool) -
     return np.asarray(np.abs(np.asarray(found, dtype=float) - np.asarray(target, dtype=float)))
 
 
-def bootstrap_mean(values: NDArray[np.float64], *, seed: int, draws: int = 1000, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over rows.
+def _mean(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(weights @ rows[:, 0] / weights.sum(axis=1))
 
-    B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+
+def _area(positive: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weighted share of pairs of a positive and a negative in which the positive scores higher, a tie counting half."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)  # of the rows whose scores tie
+    here, there = (
+        np.add.reduceat(np.where(which[order], weights[:, order], 0.0), starts, axis=1) for which in (positive, ~positive)
+    )
+    below = np.cumsum(there, axis=1) - there
+    pairs = here.sum(axis=1) * there.sum(axis=1)
+    wins = (here * (below + there / 2)).sum(axis=1)
+    return np.asarray(np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0))
+
+
+def _auroc(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    code, scores = rows[:, 0], rows[:, 1:]
+    every = range(1, 2) if scores.shape[1] == 2 else range(scores.shape[1])
+    labels = [label for label in every if (code == label).any() and (code != label).any()]
+    if not labels:
+        return np.full(len(weights), np.nan)
+    areas = np.stack([_area(code == label, scores[:, label], weights) for label in labels])
+    known = np.isfinite(areas)  # a sample may miss a label
+    total, count = np.where(known, areas, 0.0).sum(axis=0), known.sum(axis=0)
+    return np.asarray(np.divide(total, count, out=areas[0].copy(), where=count > 0))
+
+
+def _auroc_gain(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    half = rows.shape[1] // 2
+    return _auroc(rows[:, :half], weights) - _auroc(rows[:, half:], weights)
+
+
+def _f1(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    code, read = rows.T
+    total, count = np.zeros(len(weights)), np.zeros(len(weights))
+    for label in np.unique(code):
+        right = weights @ ((code == label) & (read == label))
+        there, said = weights @ (code == label), weights @ (read == label)
+        total += np.divide(2 * right, there + said, out=np.zeros(len(weights)), where=there > 0)
+        count += there > 0
+    return np.asarray(total / count)
+
+
+def _frechet(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), of the normal distributions with the samples' means and covariances.
+
+    D. C. Dowson, B. V. Landau, "The Frechet distance between multivariate normal distributions", Journal of Multivariate
+    Analysis 1982, https://doi.org/10.1016/0047-259X(82)90077-X.
+    """
+    first, second = np.split(rows, 2, axis=1)
+    found = []
+    for share in weights / weights.sum(axis=1, keepdims=True):
+        means = share @ first, share @ second
+        parts = zip((first, second), means, strict=True)
+        spreads = [(share[:, None] * (part - mean)).T @ (part - mean) for part, mean in parts]
+        values, vectors = np.linalg.eigh(spreads[0])
+        root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+        cross = np.sqrt(np.linalg.eigvalsh(root @ spreads[1] @ root).clip(min=0)).sum()
+        found.append(((means[0] - means[1]) ** 2).sum() + np.trace(spreads[0]) + np.trace(spreads[1]) - 2 * cross)
+    return np.asarray(np.maximum(found, 0.0))
+
+
+def _kolmogorov(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    gaps = []
+    for column in rows.T:
+        order = np.argsort(column, kind="stable")
+        steps = np.cumsum(weights[:, order], axis=1) / weights.sum(axis=1, keepdims=True)
+        before = np.pad(steps[:, :-1], ((0, 0), (1, 0)))
+        gaps.append(np.maximum((steps - column[order]).max(axis=1), (column[order] - before).max(axis=1)))
+    return np.asarray(np.mean(gaps, axis=0))
+
+
+def _correlation(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    share = weights / weights.sum(axis=1, keepdims=True)
+    one, other = (column - (share @ column)[:, None] for column in rows.T)
+    spread = (share * one**2).sum(axis=1) * (share * other**2).sum(axis=1)
+    together = (share * one * other).sum(axis=1)
+    return np.asarray(np.abs(np.divide(together, np.sqrt(spread), out=np.zeros(len(share)), where=spread > 0)))
+
+
+STATISTICS: dict[str, Statistic] = {
+    "mean": _mean,
+    "auroc": _auroc,
+    "auroc_gain": _auroc_gain,
+    "f1": _f1,
+    "frechet": _frechet,
+    "kolmogorov": _kolmogorov,
+    "correlation": _correlation,
+}
+
+
+def resamples(rows: int, *, seed: int, draws: int = _DRAWS, groups: NDArray[Any] | None = None) -> NDArray[np.int64]:
+    """How often each bootstrap sample draws every row, (draw, row).
+
+    Args:
+        rows: how many there are.
+        seed: of the draws.
+        draws: how many samples.
+        groups: of every row the group that is drawn as a whole, as patients are of images: (row,).
     """
     generator = np.random.Generator(np.random.Philox(seed))
-    rows = len(values)
-    means = generator.multinomial(rows, np.full(rows, 1 / rows), size=draws) @ values / rows
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    if groups is None:
+        return np.asarray(generator.multinomial(rows, np.full(rows, 1 / rows), size=draws))
+    codes = np.unique(groups, return_inverse=True)[1]
+    count = int(codes.max()) + 1
+    return np.asarray(generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, codes])
+
+
+def interval(
+    statistic: str, values: NDArray[np.float64], samples: NDArray[np.int64], *, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic; NaN where resampling says nothing of it.
+
+    A row that is drawn twice makes two samples look more different than they are: the distribution of a Frechet distance is moved
+    so that its middle is the value, and of a largest gap or an absolute correlation there is no interval.
+    B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+
+    Args:
+        statistic: a name in `STATISTICS`.
+        values: (row, column).
+        samples: of `resamples`; of a statistic other than the mean, the first 200.
+        level: of the interval.
+    """
+    found = resampled(statistic, values, samples)
+    if not np.isfinite(found).any():
+        return math.nan, math.nan
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def resampled(statistic: str, values: NDArray[np.float64], samples: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A statistic of each bootstrap sample, (sample,), of which `interval` takes the middle."""
+    if statistic in ("kolmogorov", "correlation"):
+        return np.full(1, np.nan)
+    some = samples if statistic == "mean" else samples[:_SLOW_DRAWS]
+    found = STATISTICS[statistic](values, some.astype(np.float64))
+    if statistic == "frechet":
+        found = found + STATISTICS[statistic](values, np.ones((1, len(values)))) - np.median(found)
+    return found

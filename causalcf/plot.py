@@ -351,6 +351,34 @@ def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, Mapping[str, float
     return page.figure
 
 
+def scan_figure(found: pd.DataFrame, most: int = 12) -> Figure:
+    """The worst subgroups: the number in each (dot) against that in the rest of the rows (upright stroke).
+
+    Args:
+        found: of `causalcf.AuditReport.scan`, worst first.
+        most: so many of them.
+    """
+    some = found.head(most)
+    height, left, right = 0.34, 3.6, 1.5
+    page = _Page(left + 3.4 + right, 0.75 + height * len(some) + 0.45)
+    axes = page.axes(left, 0.45, 3.4, height * len(some))
+    for place, row in enumerate(some.itertuples(index=False)):
+        axes.plot([row.rest, row.value], [place, place], color=QUIET, linewidth=1.2, zorder=1)
+        axes.plot([row.rest], [place], marker="|", markersize=11, color=INK, markeredgewidth=1.6, zorder=2)
+        axes.plot([row.value], [place], marker="o", markersize=6, color="#d1702c" if row.p <= 0.05 else QUIET, zorder=3)
+        y = 0.45 + height * (place + 0.5) + 0.04
+        page.text(left - 0.15, y, f"{row.subgroup} (n = {row.n}): {row.attribute} under do({row.do})", 8, ha="right")
+        page.text(left + 3.55, y, f"p = {row.p:.3f}, {row.unit}", 8)
+    axes.axvline(0, color=QUIET, linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_ylim(len(some) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.tick_params(labelsize=7)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    page.text(left, 0.28, "amplification in the subgroup (dot) and in the rest (stroke)", 9)
+    return page.figure
+
+
 def to_png(figure: Figure, path: str | Path | None = None, *, dpi: float = 110) -> bytes:
     """The figure as PNG bytes, written to `path` as well if one is given.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Abduction", "Counterfactual", "abduct", "choose_steps", "counterfactual", "reconstruct"]
 
-_IMAGE_ROWS, _TABLE_ROWS = 64, 65_536  # rows that are in memory in model space at a time, with images and without
+CHUNK, _TABLE_ROWS = 64, 65_536  # rows that are in memory in model space at a time, with images and without
 _STEPS = (10, 15, 20, 25, 30, 40, 50)  # counts of noise levels that `choose_steps` tries
 
 
@@ -97,7 +97,7 @@ class Counterfactual:
 
 
 def _chunks(batch: Batch) -> Iterator[slice]:
-    size = _IMAGE_ROWS if batch.images else _TABLE_ROWS
+    size = CHUNK if batch.images else _TABLE_ROWS
     return (slice(start, min(start + size, len(batch))) for start in range(0, len(batch), size))
 
 

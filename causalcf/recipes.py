@@ -81,6 +81,7 @@ class Recipe:
         rows: of training data.
         judge_rows: of the judges' training data, from a split of their own.
         rulers: by attribute, the quantity that a `Ruler` measures; the other judges are networks.
+        judging: settings of `causalcf.fit_judges` for those.
         truth: the true counterfactual images of an answer, or None where the study's equations do not say.
         training: settings of `causalcf.Training`, but for its length.
     """
@@ -90,6 +91,7 @@ class Recipe:
     rows: int
     judge_rows: int
     rulers: Mapping[str, str] = field(default_factory=dict)
+    judging: Mapping[str, Any] = field(default_factory=dict)
     truth: Callable[[Counterfactual], NDArray[np.uint8] | None] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -105,6 +107,7 @@ RECIPES: dict[str, Recipe] = {
         rows=52_000,
         judge_rows=14_400,
         rulers={"thickness": "thickness", "intensity": "intensity"},
+        judging={"epochs": 16, "deform": 0.12, "contrast": 0.3},
         truth=_morphomnist_truth,
         training={"decorrelate": 0.6},
     ),
@@ -114,6 +117,7 @@ RECIPES: dict[str, Recipe] = {
         rows=48_000,
         judge_rows=10_000,
         rulers={"intensity": "intensity"},
+        judging={"deform": 0.05},
         training={"decorrelate": 0.6},
     ),
 }

@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from causalcf.plot import counterfactual_figure, panel_figure, to_png
+from causalcf.plot import counterfactual_figure, panel_figure, scan_figure, to_png
 from causalcf.query import Counterfactual
 from causalcf.soundness import AuditReport
+from causalcf.subgroups import Subgroups
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["html", "summary_rows", "write_html"]
 
 MOST_BYTES = 2_000_000
 _UNKNOWN = "–"
+_FURTHER = ("effectiveness.auroc", "effectiveness.f1", "amplification.auroc")  # beside the measure of the same family
 _PACKAGES = "causalcf", "torch", "pyro-ppl", "diffusers", "numpy", "pandas"
 _PLURAL = {"grey level": "grey levels", "pixel": "pixels", "year": "years", "point of accuracy": "points of accuracy"}
 
@@ -49,14 +52,15 @@ _MEASURES = {
         "A judge reads the attribute off the counterfactual image. Of a number, the score is the mean absolute error against "
         "the value that the attribute has under the intervention: the requested one where it was intervened on, the structural "
         "causal model’s where it follows, the factual one elsewhere. Of a label, it is the share of rows that the judge reads as "
-        "that label. The floor is the same judge on the real images; the ceiling is its readings of real images given to the "
-        "wrong rows; the truth column is the same judge on the true counterfactual images.",
+        "that label; of a label with scores also F1 and the area under the ROC curve, means over the labels. The floor is the "
+        "same judge on the real images; the ceiling is its readings of real images given to the wrong rows; the truth column is "
+        "the same judge on the true counterfactual images.",
     ),
     "amplification": (
         "Is an attribute easier or harder to read than on real images?",
         "The judge’s score on the counterfactual image minus its score on the real image of the same row: a difference in error "
-        "for a number, in points of accuracy for a label. 0 is perfect. A label that is read better than on real images has been "
-        "exaggerated; one that is read worse has been damaged.",
+        "for a number, in points of accuracy (and of AUROC) for a label. 0 is perfect. A label that is read better than on real "
+        "images has been exaggerated; one that is read worse has been damaged.",
     ),
     "reversibility": (
         "Does there and back again lead home?",
@@ -69,10 +73,37 @@ _MEASURES = {
         "Where the study’s own equations give the true counterfactual image: the L1 distance from it, averaged over the pixels, "
         "in grey levels 0 to 255; 0 is perfect. The ceiling is the distance of the factual image, that is, of doing nothing.",
     ),
+    "minimality": (
+        "Did the image change no more than it had to?",
+        "Counterfactual latent divergence: log(0.2 exp P + 0.8 exp Q). P is the share of real images with the new value that are "
+        "nearer to the original than the counterfactual is; Q is the share of real images with the old value that are farther. "
+        "Distances are in the features of the judge, or without those in pixels. From 0 to 1, lower is better.",
+    ),
+    "realism": (
+        "Do the images look like real ones?",
+        "The Frechet distance between the counterfactual and the factual images in the features of a judge that was trained on "
+        "such data. It is not the FID, whose features come from another network, and compares only with itself. The floor is "
+        "half the distance between two halves of the real images.",
+    ),
+    "support": (
+        "Does the intervention lead outside the data?",
+        "The share of rows whose attributes, after the intervention, are farther from the nearest real row than all but one in a "
+        "hundred real rows are from theirs, in standard deviations, among rows with the same labels. There the answer rests on "
+        "the model alone. The floor is that share of the real rows.",
+    ),
+    "evaluations": (
+        "What did it cost?",
+        "Passes of the image’s network, a row: of abduction, and of prediction under each intervention.",
+    ),
     "noise_fit": (
         "Does the abducted noise follow its prior?",
         "The Kolmogorov distance (largest gap between the distribution functions) of an attribute’s abducted noise from its "
         "prior, over all rows; it has no interval. The floor is the mean distance of a true sample of this size.",
+    ),
+    "noise_independence": (
+        "Is the noise of two attributes independent?",
+        "The absolute correlation of their abducted noise, each transformed to a normal distribution. A model whose graph lacks "
+        "an arrow or a confounder leaves it behind. The floor is the mean of a true sample of this size.",
     ),
     "image_noise": (
         "Is the abducted image noise as wide as its prior?",
@@ -85,6 +116,8 @@ _REFERENCES = (
     "“Measuring axiomatic soundness of counterfactual image models”, ICLR 2023, https://arxiv.org/abs/2303.01274.",
     "The protocol: T. Melistas et al., “Benchmarking Counterfactual Image Generation”, NeurIPS 2024, "
     "https://arxiv.org/abs/2403.20287.",
+    "Minimality: P. Sanchez, S. A. Tsaftaris, “Diffusion Causal Models for Counterfactual Estimation”, CLeaR 2022, "
+    "https://arxiv.org/abs/2202.10166.",
     "Amplification: T. Xia et al., “Mitigating attribute amplification in counterfactual image generation”, MICCAI 2024, "
     "https://arxiv.org/abs/2403.09422.",
 )
@@ -151,6 +184,7 @@ class _Score(NamedTuple):
     measure: str
     do: str
     attribute: str
+    role: str
     value: float
     low: float
     high: float
@@ -211,17 +245,8 @@ def _number(number: float, decimals: int, *, signed: bool = False) -> str:
     return f"{round(number, decimals):{sign}z.{max(decimals, 0)}f}"
 
 
-def _role(report: AuditReport, do: str, attribute: str) -> str:
-    """What the intervention has to do with the node."""
-    answer = report.answers.get(do)
-    if answer is None:
-        return ""
-    return "intervened" if attribute in answer.do else "affected" if attribute in answer.changed else "invariant"
-
-
-def _reads(report: AuditReport, score: _Score) -> str:
-    role = _role(report, score.do, score.attribute) if score.family in ("effectiveness", "amplification") else ""
-    return f"{score.attribute} ({role})" if role else score.attribute
+def _reads(score: _Score) -> str:
+    return f"{score.attribute} ({score.role})" if score.role else score.attribute
 
 
 def summary_rows(report: AuditReport) -> list[list[str]]:
@@ -233,10 +258,10 @@ def summary_rows(report: AuditReport) -> list[list[str]]:
     rows = [["question", "reads", "value [95 % interval]", "floor", "truth", "unit"]]
     for family in ("composition", "autoencoder", "effectiveness", "reversibility", "true_error"):
         for score in _scores(report):
-            if score.family == family:
+            if score.family == family and score.measure not in _FURTHER:
                 question = f"{score.measure}, do({score.do})" if score.do else score.measure
                 numbers = score.value_and_interval(), score.show(score.floor), score.show(score.truth)
-                rows.append([question, _reads(report, score), *numbers, score.unit])
+                rows.append([question, _reads(score), *numbers, score.unit])
     return rows
 
 
@@ -337,10 +362,10 @@ def _target_clause(score: _Score) -> str:
 
 def _off_target_clause(report: AuditReport, scores: Sequence[_Score]) -> str:
     """The attribute off target whose reading changes most, as a share of the way from the judge's floor to its ceiling."""
-    read = {score.attribute: score for score in scores if score.family == "effectiveness"}
+    read = {score.attribute: score for score in scores if score.measure == "effectiveness"}
     shares = {}
     for score in scores:
-        if score.family == "amplification" and _role(report, score.do, score.attribute) != "intervened":
+        if score.measure == "amplification" and score.role != "intervened":
             judged = read.get(score.attribute)
             way = abs(judged.ceiling - judged.floor) if judged else math.nan
             change = abs(score.value) / (100 if score.unit == "point of accuracy" else 1)
@@ -351,7 +376,7 @@ def _off_target_clause(report: AuditReport, scores: Sequence[_Score]) -> str:
     what, unit = ("accuracy", "points") if worst.unit == "point of accuracy" else ("error", _units(worst.unit))
     doubt = f", which {worst.n} rows cannot tell from 0" if worst.interval and worst.low <= 0 <= worst.high else ""
     value = f"{_minus(worst.value_and_interval())} {unit}".strip()
-    return f"off target, {_reads(report, worst)} changes most: the judge’s {what} by {value}{doubt}"
+    return f"off target, {_reads(worst)} changes most: the judge’s {what} by {value}{doubt}"
 
 
 def _sentence(report: AuditReport, do: str, answer: Counterfactual) -> _Html:
@@ -364,7 +389,7 @@ def _sentence(report: AuditReport, do: str, answer: Counterfactual) -> _Html:
     clauses.append(_off_target_clause(report, scores))
     for score in scores:
         value = f"{score.value_and_interval()} {_units(score.unit)}"
-        if score.measure == "reversibility":
+        if score.measure == "reversibility.1":
             what = "the image" if score.attribute in answer.images else score.attribute
             clauses.append(f"there and back again, {what} is {value} from the original")
         if score.measure == "true_error":
@@ -373,12 +398,14 @@ def _sentence(report: AuditReport, do: str, answer: Counterfactual) -> _Html:
 
 
 def _verdict(report: AuditReport) -> _Html:
-    failed = [str(name) for name in report.checks.loc[~report.checks["passed"].astype(bool), "check"]]
+    verdicts, conditions = report.verdicts, len(report.settings.get("fail_on", []))
+    failed = [str(name) for name in verdicts.loc[~verdicts["passed"].astype(bool), "check"]]
     if failed:
-        broken = f"{_count(len(failed), 'check')} of {len(report.checks)} failed"
+        broken = f"{_count(len(failed), 'check')} of {len(verdicts)} failed"
         word, text = "FAIL", f"{broken}: {_all(failed)}. Do not use the answers."
     else:
-        word, text = "PASS", f"all {len(report.checks)} checks hold, bit for bit."
+        kept = f", and {_count(conditions, 'condition')} of the auditor {'is' if conditions == 1 else 'are'} kept"
+        word, text = "PASS", f"all {len(report.checks)} checks hold, bit for bit{kept if conditions else ''}."
     box = _tag("p", _tag("span", word, class_="word"), f": {text}", class_="verdict")
     meaning = (
         "The checks ask whether anything was touched that an intervention cannot reach. How good the answers are is a matter of "
@@ -390,8 +417,11 @@ def _verdict(report: AuditReport) -> _Html:
 
 
 def _checks(report: AuditReport) -> _Html:
-    rows = [[str(row.check), "PASS" if row.passed else "FAIL", str(row.detail)] for row in report.checks.itertuples(index=False)]
-    return _section("Checks", _table("Promises that hold bit for bit, or not", ["check", "result", "what it promises"], rows))
+    rows = [
+        [str(row.check), "PASS" if row.passed else "FAIL", str(row.detail)] for row in report.verdicts.itertuples(index=False)
+    ]
+    caption = "Promises that hold bit for bit, and conditions of the auditor"
+    return _section("Checks", _table(caption, ["check", "result", "detail"], rows))
 
 
 # ------------------------------------------------------------------ pictures
@@ -494,11 +524,12 @@ def _score_table(report: AuditReport, family: str, scores: Sequence[_Score]) -> 
     for score in sorted(scores, key=lambda score: units.index(score.unit)):
         signed = family == "amplification"
         ends = [_number(end, score.decimals, signed=signed) for end in score.interval]
-        rounds = score.measure.partition(".")[2]
-        asked = f"do({score.do})" if score.do else f"{rounds} round{'' if rounds == '1' else 's'}" if rounds else _UNKNOWN
+        suffix = score.measure.partition(".")[2]
+        rounds = f"{suffix} round{'' if suffix == '1' else 's'}" if suffix.isdecimal() else ""
+        asked = ", ".join(filter(None, [f"do({score.do})" if score.do else "", rounds])) or _UNKNOWN
         cells = {
             "asked": asked,
-            "read": _reads(report, score),
+            "read": _reads(score),
             "value": _minus(_number(score.value, score.decimals, signed=signed)),
             "95 % interval": _minus(" to ".join(ends)) or _UNKNOWN,
             "drawn": _drawing(score, min(scales[score.unit]), max(scales[score.unit])),
@@ -535,6 +566,63 @@ def _numbers(report: AuditReport) -> _Html:
     families = list(dict.fromkeys([*_MEASURES, *(score.family for score in scores)]))
     tables = ((family, [score for score in scores if score.family == family]) for family in families)
     return _section("Numbers", _tag("p", reading), *(_score_table(report, family, some) for family, some in tables if some))
+
+
+# ------------------------------------------------------------------ subgroups
+
+
+def _subgroup_table(parts: Subgroups) -> _Html:
+    """What an auditor asks of a group: does the image show what it should, was anything else changed, is the way back short?"""
+    families = ("effectiveness", "amplification", "reversibility", "true_error")
+    keys = [key for key in parts.overall.index if key[0].partition(".")[0] in families and key[0] not in _FURTHER]
+    gap = parts.difference()
+    rows = []
+    for measure, do, attribute in keys:
+        key = (measure, do, attribute)
+        numbers = [float(parts.overall[key]), *(float(parts.by_group.loc[key, name]) for name in parts.by_group), float(gap[key])]
+        asked = f"do({do})" if do else _UNKNOWN
+        rows.append([measure, asked, attribute, *(_minus(_number(number, _decimals(number))) for number in numbers)])
+    groups = [f"{name} (n = {parts.sizes[name]})" for name in parts.by_group]
+    header = ["measure", "asked", "read", "all", *groups, "largest difference"]
+    small = f" Groups of fewer than {parts.smallest} rows get no number: {_all(parts.too_small)}." if parts.too_small else ""
+    caption = f"By {parts.column}. The largest difference is between two groups.{small}"
+    return _table(caption, header, rows, numbers=["all", *groups, "largest difference"], class_="scores")
+
+
+def _searched(found: pd.DataFrame) -> tuple[_Html, _Picture | None]:
+    if found.empty:
+        return _tag("p", "No subgroup is large enough to be looked at."), None
+    told = found[found["p"] <= 0.05]
+    verdict = (
+        f"{_count(len(told), 'difference')} of {len(found)} that were looked at {'is' if len(told) == 1 else 'are'} larger than "
+        "chance explains (p at most 0.05 after correction for all of them)."
+    )
+    rows = [
+        [
+            str(row.subgroup), f"do({row.do})", f"{row.attribute} ({row.role})" if row.role else str(row.attribute), str(row.n),
+            *(_minus(_number(float(number), _decimals(float(number)), signed=True)) for number in (row.value, row.rest)),
+            str(row.unit), f"{row.p:.3f}",
+        ]
+        for row in found.head(12).itertuples(index=False)
+    ]  # fmt: skip
+    header = ["subgroup", "asked", "read", "n", "in the subgroup", "in the rest", "unit", "p"]
+    caption = "Where amplification differs most from the rest of the rows"
+    table = _table(caption, header, rows, numbers=["n", "in the subgroup", "in the rest", "p"], class_="scores")
+    worst = found.iloc[0]
+    alternative = (
+        f"The subgroups with the largest differences in amplification, worst first; the worst is {worst['subgroup']}, "
+        f"{worst['attribute']} under do({worst['do']}), with p = {worst['p']:.3f}."
+    )
+    return _join([_tag("p", verdict), table]), _Picture(scan_figure(found), alternative, caption)
+
+
+def _subgroups(report: AuditReport, dpi: int) -> list[_Html]:
+    """By the columns that were asked for, and the search; nothing where neither was."""
+    parts: list[str] = [_subgroup_table(groups) for groups in report.subgroups.values()]
+    if report.searched is not None:
+        table, picture = _searched(report.searched)
+        parts += [_tag("h3", "Search for the worst subgroup"), *([picture.tag(dpi)] if picture and dpi else []), table]
+    return [_section("Subgroups", *parts)] if parts else []
 
 
 # ------------------------------------------------------------------ how, and how far
@@ -641,7 +729,8 @@ def html(report: AuditReport) -> str:
         first = overview.tag(dpi) if overview and dpi else none if overview else _tag("p", "No image was asked about.")
         shown = [panel.tag(dpi) for panel in panels] if dpi else [none]
         extremes = [_section("Best, median and worst", _tag("div", *shown, class_="panels"))] if panels else []
-        body = _tag("main", _join(["", verdict, checks, _pictures(report, first), numbers, *extremes, how, limits, ""]))
+        groups = _subgroups(report, dpi)
+        body = _tag("main", _join(["", verdict, checks, _pictures(report, first), numbers, *groups, *extremes, how, limits, ""]))
         page = f"<!DOCTYPE html>\n{_tag('html', _join(['', _tag('head', head), _tag('body', top, body), '']), lang='en')}\n"
         if len(page.encode()) <= MOST_BYTES:
             break

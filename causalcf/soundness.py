@@ -1,28 +1,39 @@
 """The audit: whether the counterfactuals of a structural causal model hold.
 
-    measure               asks                                                               ideal
-    composition.m         f(., pa, pa) applied m times against x, nothing copied             0
-    autoencoder           x through the autoencoder and back, where the model has one        0
-    effectiveness         the judge's reading of x* against the attribute it should show     the floor
-    amplification         the judge's error on x* minus its error on x                       0
-    reversibility         there and back again against x                                     0
-    true_error            x* against the true counterfactual image, where a study knows it   0
-    noise_fit             Kolmogorov distance of the abducted noise from its prior           the floor
-    image_noise           standard deviation of the abducted image noise                     1
+    measure               asks                                                                       ideal
+    composition.m         f(., pa, pa) applied m times against x, nothing copied                     0
+    autoencoder           x through the autoencoder and back, where the model has one                0
+    effectiveness         the judge's reading of x* against the attribute it should show             the floor
+    effectiveness.auroc   the same, by the judge's scores of the labels                              the floor
+    effectiveness.f1      the same, F1 of the labels                                                 the floor
+    amplification         the judge's error on x* minus its error on x                               0
+    amplification.auroc   the judge's AUROC on x* minus its AUROC on x, in points                    0
+    reversibility.m       there and back m times against x                                           0
+    true_error            x* against the true counterfactual, where a study knows it                 0
+    minimality            counterfactual latent divergence of x* from x                              low
+    realism               Frechet distance of x* from x in the features of a judge                   the floor
+    noise_fit             Kolmogorov distance of the abducted noise from its prior                   the floor
+    noise_independence    absolute correlation of the abducted noise of two nodes                    the floor
+    image_noise           root mean square of the abducted image noise                               1
+    support               interventions whose attributes are like no row's of the data               the floor
+    evaluations           passes of the image's network                                              low
 
-Every number is a mean over rows with a bootstrap interval; its floor is what real images score, its ceiling what a method that
-does not look scores. M. Monteiro, F. De Sousa Ribeiro, N. Pawlowski, D. C. Castro, B. Glocker, "Measuring axiomatic soundness of
-counterfactual image models", ICLR 2023, https://arxiv.org/abs/2303.01274; T. Melistas et al., "Benchmarking Counterfactual Image
-Generation", NeurIPS 2024, https://arxiv.org/abs/2403.20287; amplification: T. Xia et al., "Mitigating attribute amplification in
-counterfactual image generation", MICCAI 2024, https://arxiv.org/abs/2403.09422.
+Every number is a statistic of rows with a bootstrap interval; its floor is what real images score, its ceiling what a method that
+does not look scores, its truth what the true counterfactuals score.
+
+M. Monteiro, F. De Sousa Ribeiro, N. Pawlowski, D. C. Castro, B. Glocker, "Measuring axiomatic soundness of counterfactual image
+models", ICLR 2023, https://arxiv.org/abs/2303.01274; T. Melistas et al., "Benchmarking Counterfactual Image Generation", NeurIPS
+2024, https://arxiv.org/abs/2403.20287; amplification: T. Xia et al., "Mitigating attribute amplification in counterfactual image
+generation", MICCAI 2024, https://arxiv.org/abs/2403.09422; minimality: P. Sanchez, S. A. Tsaftaris, "Diffusion Causal Models for
+Counterfactual Estimation", CLeaR 2022, https://arxiv.org/abs/2202.10166.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,27 +42,42 @@ import numpy as np
 import pandas as pd
 
 from causalcf.batch import Batch
-from causalcf.encoding import decode_image, encode_image
+from causalcf.conditions import check_conditions, judge_conditions
 from causalcf.errors import DataError
-from causalcf.graph import CausalGraph, Node
 from causalcf.guidance import Guidance
-from causalcf.image import Diffusion
-from causalcf.interventions import Do
-from causalcf.metrics import bootstrap_mean, image_distance, target_error
+from causalcf.interventions import Do, resolve
+from causalcf.measures import Measured, concatenate, score_table
+from causalcf.presets import Preset, left_in_training_mode
+from causalcf.presets import preset as find_preset
 from causalcf.progress import progress as show_progress
-from causalcf.query import Abduction, Counterfactual, abduct, counterfactual, reconstruct, resolve_steps
+from causalcf.query import CHUNK, Abduction, Counterfactual, abduct, counterfactual, resolve_steps
+from causalcf.samplers import Sampler, draw_interventions
 from causalcf.scm import SCM
-from causalcf.seeds import RowGenerator, row_keys
+from causalcf.scoring import (
+    Rows,
+    score_back,
+    score_composition,
+    score_evaluations,
+    score_judged,
+    score_noise,
+    score_support,
+    score_truth,
+)
 from causalcf.solvers import Solver
+from causalcf.subgroups import Subgroups, by_subgroup, scan_subgroups
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["AuditReport", "audit", "draw_interventions"]
+__all__ = ["AuditReport", "audit", "merge_audits"]
 
-Truth = Callable[[Counterfactual], "NDArray[np.uint8] | None"]
-_SCHEMA = 1
-_COLUMNS = ["measure", "do", "attribute", "value", "low", "high", "floor", "ceiling", "truth", "unit", "better", "n"]
+Truth = Callable[[Counterfactual], "NDArray[np.uint8] | pd.DataFrame | None"]
+_SCHEMA = 2
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON data; what is not known is null."""
+    return [dict(row) for row in table.astype(object).where(table.notna(), None).to_dict("records")]
 
 
 @dataclass(frozen=True)
@@ -59,26 +85,81 @@ class AuditReport:
     """What an audit found.
 
     Attributes:
-        scores: one row a number: `measure`, `do` (the intervened node), `attribute` (what is read), `value` with its interval
-            `low` to `high`, `floor` (real images), `ceiling` (a method that does not look), `truth` (the true counterfactual
-            images, where known), `unit`, which direction is `better`, and `n` rows.
+        measured: the evidence, row by row.
         checks: promises that hold bit for bit or not: `check`, `passed`, `detail`.
         settings: seed, rows, model, guidance and judges, so that the audit can be repeated.
-        answers: the counterfactuals by intervened node, for pictures; not in the JSON.
-        errors: by intervened node, one number a row that says how far its answer is off: against the true image where it is
-            known, there and back elsewhere.
+        factual: the rows that were asked about.
+        answers: the counterfactuals by intervention, for pictures; not in the JSON.
+        errors: by intervention, one number a row that says how far its answer is off: against the true image where it is known,
+            there and back elsewhere.
+        outside: by intervention, whether the row's attributes are like no row's of the data, (row, intervention).
     """
 
-    scores: pd.DataFrame
+    measured: Sequence[Measured]
     checks: pd.DataFrame
     settings: Mapping[str, Any]
+    factual: Batch
     answers: Mapping[str, Counterfactual]
     errors: Mapping[str, pd.Series]
+    outside: pd.DataFrame
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row a number.
+
+        Columns: `measure`, `do` (the intervention), `attribute` (what is read), `role` of the attribute under the intervention,
+        `value` with its interval `low` to `high`, `floor` (real images), `ceiling` (a method that does not look), `truth` (the
+        true counterfactual images, where known), `unit`, which direction is `better`, and `n` rows.
+        """
+        return score_table(self.measured, seed=self.settings["seed"], groups=self.groups)
+
+    @property
+    def groups(self) -> NDArray[Any] | None:
+        """Of every row what the bootstrap draws as a whole, (row,); None where that is the row."""
+        column = self.settings.get("groups")
+        return None if column is None else self.factual.frame[column].to_numpy()
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """The checks, and the conditions of `fail_on`: `check`, `passed`, `detail`."""
+        conditions = judge_conditions(self.settings.get("fail_on", []), self.scores)
+        return pd.concat([self.checks, pd.DataFrame(conditions, columns=self.checks.columns)], ignore_index=True)
 
     @property
     def passed(self) -> bool:
-        """Whether every check holds."""
-        return bool(self.checks["passed"].all())
+        """Whether every check and every condition holds."""
+        return bool(self.verdicts["passed"].astype(bool).all())
+
+    @cached_property
+    def subgroups(self) -> Mapping[str, Subgroups]:
+        """Every number by the groups of the columns that the audit was asked for."""
+        return {column: self.by(column) for column in self.settings.get("by", [])}
+
+    @cached_property
+    def searched(self) -> pd.DataFrame | None:
+        """What `scan` finds, if the audit was asked to search."""
+        return self.scan(self.settings.get("by")) if self.settings.get("scan") else None
+
+    def by(self, column: str, *, smallest: int = 20) -> Subgroups:
+        """Every number by the groups of a column of the batch; see `causalcf.subgroups`.
+
+        Args:
+            column: of labels, or of numbers, which are cut at their quartiles.
+            smallest: rows below which a group gets no number.
+        """
+        return by_subgroup(
+            self.measured, self.factual.frame, column, seed=self.settings["seed"], smallest=smallest, groups=self.groups
+        )
+
+    def scan(self, columns: Sequence[str] | None = None, *, smallest: int = 20) -> pd.DataFrame:
+        """The subgroups whose attributes are amplified otherwise than those of the rest, worst first.
+
+        Args:
+            columns: whose groups, alone and two by two; all of the graph's attributes unless told.
+            smallest: rows below which a subgroup is not looked at.
+        """
+        names = list(self.factual.graph.attributes) if columns is None else list(columns)
+        return scan_subgroups(self.measured, self.factual.frame, names, seed=self.settings["seed"], smallest=smallest)
 
     def __repr__(self) -> str:
         return f"AuditReport(passed={self.passed}, scores={len(self.scores)}, rows={self.settings['rows']})"
@@ -96,14 +177,18 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON data; what is not known is null."""
-        scores = self.scores.astype(object).where(self.scores.notna(), None).to_dict("records")
-        return {
+        found = {
             "schema": _SCHEMA,
             "passed": self.passed,
             "settings": dict(self.settings),
-            "checks": self.checks.to_dict("records"),
-            "scores": scores,
+            "checks": self.verdicts.to_dict("records"),
+            "scores": _records(self.scores),
         }
+        if self.subgroups:
+            found["subgroups"] = {column: parts.to_dict() for column, parts in self.subgroups.items()}
+        if self.searched is not None:
+            found["scan"] = _records(self.searched)
+        return found
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as JSON, written to the path if there is one."""
@@ -119,194 +204,75 @@ class AuditReport:
         return write_html(self, path)
 
 
-def draw_interventions(graph: CausalGraph, frame: pd.DataFrame, *, image: str | None, seed: int) -> dict[str, Do]:
-    """One intervention on each parent of the image, or without an image on each attribute that has an effect, a value a row.
-
-    A number is drawn from the column's own marginal distribution, a label is flipped to another one, all alike; a row's value is
-    a function of the seed and of its index.
-    """
-    generator = RowGenerator(seed, row_keys(frame.index), "audit")
-    drawn: dict[str, Do] = {}
-    causes = {parent for node in graph.nodes for parent in node.parents}
-    for name in graph.parents(image) if image else [name for name in graph.attributes if name in causes]:
-        node, chance = graph.node(name), generator.stream(name).uniform().numpy()
-        if node.discrete:
-            states = list(node.states or ())
-            place = np.array([states.index(label) for label in frame[name]])
-            other = (place + 1 + np.floor(chance * (len(states) - 1)).astype(int)) % len(states)
-            drawn[name] = {name: [states[new] for new in other]}
-        else:
-            drawn[name] = {name: np.sort(frame[name].to_numpy(float))[np.floor(chance * len(frame)).astype(int)]}
-    return drawn
+# ------------------------------------------------------------------ promises that hold bit for bit
 
 
-class _Scores:
-    """The rows of the report's table, collected."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.rows: list[dict[str, Any]] = []
-
-    def add(self, measure: str, values: NDArray[np.float64], *, do: str = "", attribute: str = "", **more: Any) -> None:
-        if not np.isfinite(values).all():
-            bad = np.flatnonzero(~np.isfinite(values)).tolist()
-            raise DataError(f"{measure} of '{attribute}' under do({do}) is not finite for rows {bad[:5]} of the batch.")
-        low, high = bootstrap_mean(values, seed=self.seed)
-        self.rows.append(
-            {
-                "measure": measure, "do": do, "attribute": attribute, "value": float(values.mean()), "low": low, "high": high,
-                "floor": None, "ceiling": None, "truth": None, "unit": "", "better": "low", "n": len(values), **more,
-            }
-        )  # fmt: skip
-
-    def table(self) -> pd.DataFrame:
-        frame = pd.DataFrame(self.rows, columns=_COLUMNS)
-        return frame.astype(dict.fromkeys(("value", "low", "high", "floor", "ceiling", "truth"), float))
+def _same(answer: Counterfactual | Batch, factual: Batch, name: str) -> bool:
+    if name in factual.frame:
+        return bool(answer.frame[name].equals(factual.frame[name]))
+    return bool(np.array_equal(answer.images[name], factual.images[name]))
 
 
 def _check_bits(scm: SCM, abduction: Abduction, answers: Mapping[str, Counterfactual]) -> pd.DataFrame:
     """Null intervention and non-descendants, bit for bit."""
-    checks = []
-    nothing = counterfactual(scm, abduction, {})
-    factual = abduction.factual
-    same = nothing.frame.equals(factual.frame) and all(
-        np.array_equal(nothing.images[name], factual.images[name]) for name in factual.images
-    )
-    checks.append(
-        {"check": "null intervention", "passed": bool(same), "detail": "do() leaves every value as it was, bit for bit"}
-    )
+    nothing, factual = counterfactual(scm, abduction, {}), abduction.factual
+    names = [*scm.graph.attributes, *factual.images]
+    same = all(_same(nothing, factual, name) for name in names)
+    checks = [{"check": "null intervention", "passed": same, "detail": "do() leaves every value as it was, bit for bit"}]
     for label, answer in answers.items():
         kept = [name for name in scm.graph.order if name not in answer.changed]
-        same = all(
-            answer.frame[name].equals(factual.frame[name])
-            if name in factual.frame
-            else np.array_equal(answer.images[name], factual.images[name])
-            for name in kept
-        )
+        same = all(_same(answer, factual, name) for name in kept)
         detail = f"{', '.join(kept) or 'nothing'} cannot be reached and is as it was, bit for bit"
-        checks.append({"check": f"non-descendants of {label}", "passed": bool(same), "detail": detail})
+        checks.append({"check": f"non-descendants of {label}", "passed": same, "detail": detail})
     return pd.DataFrame(checks)
 
 
-def _score_composition(
-    scores: _Scores, scm: SCM, abduction: Abduction, image: str, rounds: Sequence[int], rows: int | None, seed: int
-) -> None:
-    factual = abduction.factual.images[image]
-    if isinstance(mechanism := scm.mechanisms[image], Diffusion):
-        through = mechanism.round_trip(encode_image(factual))
-        if through is not None:
-            distance = image_distance(decode_image(through), factual)
-            scores.add("autoencoder", distance, attribute=image, floor=0.0, unit="grey level")
-    ceiling = float(image_distance(factual, np.roll(factual, 1, axis=0)).mean())
-    current = abduction
-    for number in range(1, max(rounds) + 1):
-        again = reconstruct(current)
-        if number in rounds:
-            distance = image_distance(again.images[image], factual[: len(again)])
-            scores.add(f"composition.{number}", distance, attribute=image, floor=0.0, ceiling=ceiling, unit="grey level")
-        if number == max(rounds):
-            return
-        if number == 1 and rows is not None:
-            again = again.rows(slice(0, rows))
-        current = abduct(scm, again, seed=seed)
+# ------------------------------------------------------------------ the audit
 
 
-def _score_columns(
-    scores: _Scores, measure: str, label: str, nodes: Collection[str], found: pd.DataFrame, batch: Batch, other: pd.DataFrame
-) -> None:
-    """How far attributes are from their factual values: numbers in their unit, labels in points of rows that differ.
-
-    Args:
-        found: the values, of the first rows of the batch.
-        other: what a method that does not look would give.
-    """
-    for name in (name for name in batch.graph.attributes if name in nodes):
-        node, factual = batch.graph.node(name), batch.frame[name].iloc[: len(found)]
-
-        def distance(column: pd.Series, node: Node = node, factual: pd.Series = factual) -> NDArray[np.float64]:
-            column = column.iloc[: len(factual)]
-            if node.discrete:
-                return np.asarray(100.0 * (column.to_numpy() != factual.to_numpy()))
-            return np.asarray(np.abs(column.to_numpy(float) - factual.to_numpy(float)))
-
-        unit = "percent of rows" if node.discrete else node.unit or ""
-        ceiling = float(distance(other[name]).mean())
-        scores.add(measure, distance(found[name]), do=label, attribute=name, floor=0.0, ceiling=ceiling, unit=unit)
+def _part(rows: int, shard: tuple[int, int] | None) -> slice:
+    """The rows of a shard, which begins where a part of the batch that is in memory at a time does."""
+    if shard is None:
+        return slice(0, rows)
+    number, count = shard
+    if not 1 <= number <= count:
+        raise DataError(f"shard {number}/{count} makes no sense: give (number, count) with 1 <= number <= count.")
+    parts = -(-rows // CHUNK)
+    if count > parts:
+        raise DataError(f"{rows} rows have {parts} parts of {CHUNK} and cannot be divided into {count} shards. Use fewer.")
+    start, stop = (CHUNK * (parts * place // count) for place in (number - 1, number))
+    return slice(start, min(stop, rows))
 
 
-def _score_image(
-    scores: _Scores, answer: Counterfactual, back: Counterfactual, label: str, image: str, judges: Mapping[str, Any],
-    read: Mapping[str, NDArray[Any]], truth: Truth | None,
-) -> pd.Series:  # fmt: skip
-    """Everything about the image under one intervention; the error that ranks the rows."""
-    factual, some = answer.factual.images[image], slice(0, len(back.frame))
-    true = truth(answer) if truth else None
-    _score_judged(scores, answer, label, image, judges, read, true)
-    error = image_distance(back.images[image], factual[some])
-    ceiling = float(image_distance(answer.images[image][some], factual[some]).mean())
-    scores.add("reversibility", error, do=label, attribute=image, floor=0.0, ceiling=ceiling, unit="grey level")
-    if true is not None:
-        error = image_distance(answer.images[image], true)
-        ceiling = float(image_distance(factual, true).mean())
-        scores.add("true_error", error, do=label, attribute=image, floor=0.0, ceiling=ceiling, unit="grey level")
-    return pd.Series(error, index=answer.frame.index[: len(error)])
+def _settings(scm: SCM, judges: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    mechanism: Any = scm.mechanisms[scm.graph.images[0]] if scm.graph.images else None
+    return {
+        **given,
+        "graph": scm.graph.name,
+        "guidance": mechanism.guidance.to_dict() if hasattr(mechanism, "guidance") else None,
+        "steps": getattr(mechanism, "steps", None),
+        "solver": mechanism.solver.to_dict() if hasattr(mechanism, "solver") else None,
+        "precision": ("bfloat16" if mechanism.rounded else "float32") if hasattr(mechanism, "rounded") else None,
+        "judges": {name: getattr(judge, "__name__", type(judge).__name__) for name, judge in judges.items()},
+        "version": version("causalcf"),
+        "model": (scm.manifest or {}).get("made", {}),
+    }
 
 
-def _score_noise(scores: _Scores, scm: SCM, abduction: Abduction, image: str | None) -> None:
-    rows = len(abduction.factual)
-    for name in scm.graph.attributes:
-        mechanism = scm.mechanisms[name]
-        if mechanism.identified and abduction.noise[name].dim() == 1:
-            uniform = np.sort(mechanism.noise_prior().cdf(abduction.noise[name]).numpy())
-            steps = np.arange(rows + 1) / rows
-            distance = float(max((steps[1:] - uniform).max(), (uniform - steps[:-1]).max()))
-            row: dict[str, Any] = {
-                "low": None,
-                "high": None,
-                "floor": 0.868 / math.sqrt(rows),
-            }  # the mean distance of a true sample
-            scores.add("noise_fit", np.array([distance]), attribute=name, **{**row, "n": rows})
-    if image is not None:
-        spread = abduction.noise[image].flatten(1).double().numpy()
-        scores.add("image_noise", np.sqrt((spread**2).mean(axis=1)), attribute=image, floor=1.0, better="floor")
-
-
-def _score_judged(
-    scores: _Scores, answer: Counterfactual, label: str, image: str, judges: Mapping[str, Any],
-    read: Mapping[str, NDArray[Any]], true: NDArray[np.uint8] | None,
-) -> None:  # fmt: skip
-    graph, factual = answer.factual.graph, answer.factual
-    for name, judge in judges.items():
-        node = graph.node(name)
-        wanted, had = answer.frame[name].to_numpy(), factual.frame[name].to_numpy()
-        error = target_error(judge(answer.images[image]), wanted, discrete=node.discrete)
-        floor = target_error(read[name], had, discrete=node.discrete)
-        blind = target_error(np.roll(read[name], 1), had, discrete=node.discrete)
-        truth = None if true is None else float(target_error(judge(true), wanted, discrete=node.discrete).mean())
-        unit, better = ("accuracy", "high") if node.discrete else (node.unit or "", "low")
-        more = {"do": label, "attribute": name}
-        scores.add(
-            "effectiveness",
-            error,
-            floor=float(floor.mean()),
-            ceiling=float(blind.mean()),
-            truth=truth,
-            unit=unit,
-            better=better,
-            **more,
+def _check_asked(scm: SCM, batch: Batch, columns: Sequence[str]) -> None:
+    graph = scm.graph
+    if len(graph.images) > 1:
+        raise DataError(f"an audit takes one image node; graph '{graph.name}' has {len(graph.images)}.")
+    if graph.images and not batch.images:
+        raise DataError(
+            f"the batch has no images for '{graph.images[0]}'. Pass them, or audit the attributes alone: "
+            f"a model and a batch of graph.without('{graph.images[0]}')."
         )
-        scale = 100.0 if node.discrete else 1.0
-        unit = "point of accuracy" if node.discrete else unit
-        scores.add("amplification", (error - floor) * scale, floor=0.0, unit=unit, better="zero", **more)
-
-
-def _evaluations(abduction: Abduction, answers: Mapping[str, Counterfactual], image: str) -> dict[str, float]:
-    """Evaluations of the network, mean of a row, by what they were for."""
-    column = f"{image}.evaluations"
-    found = {"abduction": abduction.diagnostics[column].mean()} if column in abduction.diagnostics else {}
-    column = f"{image}.prediction_evaluations"
-    found |= {f"do({label})": a.diagnostics[column].mean() for label, a in answers.items() if column in a.diagnostics}
-    return {name: float(mean) for name, mean in found.items()}
+    if len(batch) < 2:
+        raise DataError("an audit needs at least two rows.")
+    for name in columns:
+        if name not in batch.frame:
+            raise DataError(f"there is no column '{name}' to group by. Columns are: {', '.join(map(str, batch.frame.columns))}.")
 
 
 def audit(
@@ -314,13 +280,21 @@ def audit(
     batch: Batch,
     *,
     interventions: Mapping[str, Do] | None = None,
+    preset: str | None = None,
+    sampler: Sampler | None = None,
     judges: Mapping[str, Any] | None = None,
     truth: Truth | None = None,
     guidance: Guidance | None = None,
     steps: int | Literal["auto"] | None = None,
     solver: Solver | None = None,
-    rounds: Sequence[int] = (1, 10),
+    rounds: Sequence[int] | None = None,
+    cycles: Sequence[int] | None = None,
     again_rows: int | None = None,
+    groups: str | None = None,
+    by: Sequence[str] = (),
+    scan: bool = False,
+    fail_on: Sequence[str] = (),
+    shard: tuple[int, int] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> AuditReport:
@@ -329,71 +303,123 @@ def audit(
     Args:
         scm: fitted, with one image node or none.
         batch: held-out rows, with images if the model has an image node.
-        interventions: by label, what to ask; see `draw_interventions` for what is asked unless told.
-        judges: by attribute, a callable from images to readings; the model's own unless told.
-        truth: from an answer to the true counterfactual images, or None where it is not known.
+        interventions: by label, what to ask.
+        preset: how a published evaluation asks and scores, see `causalcf.presets`; what is told besides goes before it.
+        sampler: how interventions are drawn where none are given, see `causalcf.samplers`; `mixed` unless told.
+        judges: by attribute, a callable from images (without an image, from the table of attributes) to one number or label a
+            row; the model's own unless told. A judge with `scores(images)`, (row, label), is also asked for AUROC, one with
+            `features(images)`, (row, feature), for realism.
+        truth: from an answer to the true counterfactual images (without an image, to their table), or None where not known.
         guidance: the rule for images; the model's own unless told.
         steps: noise levels that an image visits each way, or `auto`, see `choose_steps`; the model's own unless told.
         solver: of the image, see `causalcf.solvers`; the model's own unless told.
-        rounds: after how many rounds composition is measured.
+        rounds: after how many rounds composition is measured; 1 and 10 unless told.
+        cycles: after how many times there and back reversibility is measured; 1 unless told.
         again_rows: so many rows go through the model again, there and back, and round after round; all unless told.
+        groups: a column of the batch, such as the patient of an image: intervals draw its groups as a whole.
+        by: columns by whose groups the report shows every number.
+        scan: search the subgroups of these columns (of all attributes without) for the worst amplification.
+        fail_on: conditions under which the audit does not pass, see `causalcf.conditions`.
+        shard: (number, count): only the rows of this part, of a batch that is given whole; see `merge_audits`.
         seed: of the interventions, the abduction of labels, and the intervals.
         progress: show how far it is.
 
     Raises:
-        DataError: the batch lacks the images, or has fewer than two rows.
+        DataError: the batch lacks the images, has fewer than two rows, or a condition cannot be read.
     """
+    _check_asked(scm, batch, [*by, *([groups] if groups else [])])
     steps = resolve_steps(scm, batch, steps, solver=solver, seed=seed)
     scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
-    if len(scm.graph.images) > 1:
-        raise DataError(f"an audit takes one image node; graph '{scm.graph.name}' has {len(scm.graph.images)}.")
-    if scm.graph.images and not batch.images:
-        raise DataError(
-            f"the batch has no images for '{scm.graph.images[0]}'. Pass them, or audit the attributes alone: "
-            f"a model and a batch of graph.without('{scm.graph.images[0]}')."
-        )
-    if len(batch) < 2:
-        raise DataError("an audit needs at least two rows.")
     image = next(iter(scm.graph.images), None)
+    protocol = Preset("mixed", (1, 10), (1,)) if preset is None else find_preset(preset)
+    sampler, rounds, cycles = sampler or protocol.sampler, rounds or protocol.rounds, cycles or protocol.cycles
     judges = dict(scm.judges if judges is None else judges)
     scm.graph.check(judges, "use a judge for")
-    asked = dict(interventions or draw_interventions(scm.graph, batch.frame, image=image, seed=seed))
-    scores = _Scores(seed)
+    if protocol.training_mode:
+        if shard is not None:
+            raise DataError(f"preset '{preset}' scores a row by its company, so that an audit with it has no shards.")
+        judges = left_in_training_mode(judges, seed)
+    part = _part(len(batch), shard)
+    drawn = interventions or draw_interventions(scm.graph, batch.frame, image=image, seed=seed, sampler=sampler)
+    asked = {label: resolve(scm.graph, do, batch.frame, seed=seed) for label, do in drawn.items()}
+    check_conditions(fail_on, asked, scm.graph.order)
+    rows, measured = Rows(scm, batch, part, judges), list[Measured]()
     answers: dict[str, Counterfactual] = {}
     errors: dict[str, pd.Series] = {}
+    outside: dict[str, NDArray[np.bool_]] = {}
     with show_progress("audit", 2.0 + 2 * len(asked), show=progress) as advance:
-        abduction = abduct(scm, batch, seed=seed)
-        _score_noise(scores, scm, abduction, image)
-        read = {name: judge(batch.images[image]) for name, judge in judges.items()} if image else {}
-        for place, (label, do) in enumerate(asked.items()):
+        abduction = abduct(scm, rows.batch, seed=seed)
+        measured += score_noise(scm, rows, abduction) + score_evaluations(rows, abduction.diagnostics, "")
+        for place, (label, columns) in enumerate(asked.items()):
             advance(1.0 + 2 * place, f"do({label})")
+            do = {name: value.iloc[part] if isinstance(value, pd.Series) else value for name, value in columns.items()}
             answer = answers[label] = counterfactual(scm, abduction, do)
-            some = slice(0, again_rows)
-            back = counterfactual(scm, answer.batch.rows(some), {name: batch.frame[name].iloc[some] for name in do}, seed=seed)
-            if image is None:
-                _score_columns(scores, "reversibility", label, answer.changed, back.frame, batch, answer.frame)
-            else:
-                errors[label] = _score_image(scores, answer, back, label, image, judges, read, truth)
+            true = truth(answer) if truth else None
+            support, outside[label] = score_support(rows, answer, label)
+            back = score_back(scm, rows, answer, label, cycles, again_rows, seed)
+            far = score_truth(rows, answer, label, true)
+            measured += [*score_judged(rows, answer, label, true), *back, *far, support]
+            measured += score_evaluations(rows, answer.diagnostics, label)
+            if image is not None:
+                error = (far or back)[0].value[:, 0]
+                errors[label] = pd.Series(error, index=answer.frame.index[: len(error)])
         advance(1.0 + 2 * len(asked), "composition")
-        if image is None:
-            again = reconstruct(abduction).frame
-            _score_columns(scores, "composition.1", "", scm.graph.attributes, again, batch, batch.frame.shift(1).bfill())
-        else:
-            _score_composition(scores, scm, abduction, image, rounds, again_rows, seed)
-    mechanism: Any = scm.mechanisms[image] if image else None
-    settings = {
-        "seed": seed,
-        "rows": len(batch),
-        "graph": scm.graph.name,
-        "guidance": mechanism.guidance.to_dict() if hasattr(mechanism, "guidance") else None,
-        "steps": getattr(mechanism, "steps", None),
-        "solver": mechanism.solver.to_dict() if hasattr(mechanism, "solver") else None,
-        "precision": ("bfloat16" if mechanism.rounded else "float32") if hasattr(mechanism, "rounded") else None,
-        "evaluations": _evaluations(abduction, answers, image) if image else None,
-        "interventions": "given" if interventions else "numbers from their marginal, labels flipped",
-        "judges": {name: getattr(judge, "__name__", type(judge).__name__) for name, judge in judges.items()},
-        "intervals": "95 % percentile bootstrap over rows",
-        "version": version("causalcf"),
-        "model": (scm.manifest or {}).get("made", {}),
-    }
-    return AuditReport(scores.table(), _check_bits(scm, abduction, answers), settings, answers, errors)
+        measured += score_composition(scm, rows, abduction, rounds, again_rows, seed)
+    settings = _settings(
+        scm, judges, seed=seed, rows=len(batch), interventions="given" if interventions else sampler, groups=groups,
+        rounds=list(rounds), cycles=list(cycles), again_rows=again_rows,
+        intervals=f"95 % percentile bootstrap over {groups or 'rows'}",
+    )  # fmt: skip
+    told = {"preset": preset, "by": list(by), "scan": scan, "fail_on": list(fail_on)}
+    settings |= {name: value for name, value in told.items() if value}
+    if shard is not None:
+        settings["shard"] = list(shard)
+    flags = pd.DataFrame(outside, index=rows.batch.frame.index)
+    return AuditReport(measured, _check_bits(scm, abduction, answers), settings, rows.batch, answers, errors, flags)
+
+
+def _join_answers(parts: Sequence[Counterfactual], factual: Batch) -> Counterfactual:
+    first = parts[0]
+    return replace(
+        first,
+        frame=pd.concat([part.frame for part in parts]),
+        images={name: np.concatenate([part.images[name] for part in parts]) for name in first.images},
+        factual=factual,
+        do={name: pd.concat([part.do[name] for part in parts]) for name in first.do},
+        identified=pd.concat([part.identified for part in parts]),
+        diagnostics=pd.concat([part.diagnostics for part in parts]),
+    )
+
+
+def merge_audits(reports: Sequence[AuditReport]) -> AuditReport:
+    """The audit of the whole from those of its shards, in any order; the same, byte for byte, as of the whole at once.
+
+    Args:
+        reports: of `audit(..., shard=(k, n))` for every k, otherwise asked alike.
+
+    Raises:
+        DataError: a shard is missing or there twice, or two were asked differently.
+    """
+    if not reports or any("shard" not in report.settings for report in reports):
+        raise DataError("merge_audits takes the reports of audit(..., shard=(number, count)).")
+    parts = sorted(reports, key=lambda report: report.settings["shard"])
+    count = parts[0].settings["shard"][1]
+    if [report.settings["shard"] for report in parts] != [[number, count] for number in range(1, count + 1)]:
+        found = ", ".join("{}/{}".format(*report.settings["shard"]) for report in parts)
+        raise DataError(f"the shards are {found}. Give every one of {count} once.")
+    settings = [{name: value for name, value in report.settings.items() if name != "shard"} for report in parts]
+    for name in settings[0]:
+        if any(other.get(name) != settings[0][name] for other in settings[1:]):
+            raise DataError(f"the shards were asked differently: '{name}' is not the same in all of them.")
+    first = parts[0]
+    images = {name: np.concatenate([part.factual.images[name] for part in parts]) for name in first.factual.images}
+    factual = Batch(first.factual.graph, pd.concat([part.factual.frame for part in parts]), images)
+    return AuditReport(
+        concatenate([part.measured for part in parts]),
+        first.checks.assign(passed=np.logical_and.reduce([part.checks["passed"] for part in parts])),
+        settings[0],
+        factual,
+        {label: _join_answers([part.answers[label] for part in parts], factual) for label in first.answers},
+        {label: pd.concat([part.errors[label] for part in parts]) for label in first.errors},
+        pd.concat([part.outside for part in parts]),
+    )

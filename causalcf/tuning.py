@@ -34,8 +34,8 @@ from causalcf.interventions import Do
 from causalcf.metrics import image_distance, target_error
 from causalcf.progress import progress as show_progress
 from causalcf.query import Abduction, abduct, counterfactual
+from causalcf.samplers import draw_interventions
 from causalcf.scm import SCM
-from causalcf.soundness import draw_interventions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

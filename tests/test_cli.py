@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from causalcf.cli import _guidance, main
+from causalcf.cli import main
+from causalcf.cli_options import read_guidance
 from causalcf.graph import load_graph
 from causalcf.guidance import ClassifierFree, Decoupled, Plain
 from causalcf.tables import read_table, write_table
@@ -54,11 +55,11 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys):
 
 
 def test_guidance_is_read_as_typed():
-    assert _guidance(None) is None
-    assert _guidance("plain") == Plain()
-    assert _guidance("cfg:3") == ClassifierFree(3.0)
-    assert _guidance("nested:1.5") == Decoupled(1.5, form="nested")
-    assert _guidance("anchored:digit=2.5,thickness=1") == Decoupled(1.0, weights={"digit": 2.5, "thickness": 1.0})
+    assert read_guidance(None) is None
+    assert read_guidance("plain") == Plain()
+    assert read_guidance("cfg:3") == ClassifierFree(3.0)
+    assert read_guidance("nested:1.5") == Decoupled(1.5, form="nested")
+    assert read_guidance("anchored:digit=2.5,thickness=1") == Decoupled(1.0, weights={"digit": 2.5, "thickness": 1.0})
 
 
 def test_fit_trains_a_model_that_can_be_audited(tmp_path, monkeypatch, capsys):
@@ -168,8 +169,46 @@ def test_a_graph_is_checked_from_the_command_line(clinic, capsys):
 def test_a_table_is_audited_from_the_command_line(clinic, capsys):
     command = ["audit", str(clinic / "m"), "--data", str(clinic / "t.parquet"), "--out", str(clinic / "audit")]
     assert main(command) == 0
-    assert sorted(path.name for path in (clinic / "audit").iterdir()) == ["audit.json", "report.html"]
-    assert "reversibility, do(T)" in capsys.readouterr().out
+    assert sorted(path.name for path in (clinic / "audit").iterdir()) == ["audit.json", "evidence", "report.html"]
+    assert "reversibility.1, do(T)" in capsys.readouterr().out
+
+
+def test_an_audit_fails_on_conditions_by_its_exit_code(clinic, capsys):
+    command = ["audit", str(clinic / "m"), "--data", str(clinic / "t.parquet"), "--out", str(clinic / "conditions")]
+    assert main([*command, "--fail-on", "composition.1 > 0.5", "--by", "site", "--scan"]) == 0
+    assert "PASS  not composition.1 > 0.5" in capsys.readouterr().out
+    page = (clinic / "conditions" / "report.html").read_text()
+    assert "By site." in page
+    assert "Search for the worst subgroup" in page
+    (clinic / "audit.toml").write_text('fail_on = ["reversibility do(T) Y > -1"]')
+    assert main([*command, "--conditions", str(clinic / "audit.toml")]) == 2
+    assert "names no number of this audit" in capsys.readouterr().err
+    (clinic / "audit.toml").write_text('fail_on = ["reversibility.1 do(T) Y > -1"]')
+    assert main([*command, "--conditions", str(clinic / "audit.toml"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["passed"] is False
+    assert main([*command, "--fail-on", "composition.1 do(X) > 1"]) == 2
+    assert "is about do(X), which is not asked. Asked: Z, T" in capsys.readouterr().err
+
+
+def test_shards_are_audited_merged_and_compared_from_the_command_line(clinic, capsys):
+    command = ["audit", str(clinic / "m"), "--data", str(clinic / "t.parquet"), "--n", "400"]
+    assert main([*command, "--out", str(clinic / "whole")]) == 0
+    parts = [str(clinic / f"part{number}") for number in (1, 2)]
+    for number, part in enumerate(parts, start=1):
+        assert main([*command, "--shard", f"{number}/2", "--out", part]) == 0
+    assert main(["merge", *parts, "--out", str(clinic / "merged")]) == 0
+    whole, merged = ((clinic / name / "audit.json").read_bytes() for name in ("whole", "merged"))
+    assert whole == merged
+    capsys.readouterr()
+    both = [str(clinic / name / "evidence") for name in ("whole", "merged")]
+    assert main(["compare", *both, "--json", "--out", str(clinic / "compared.csv")]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["difference"] for row in rows} == {0.0}
+    assert len(read_table(clinic / "compared.csv")) == len(rows)
+    assert main(["merge", parts[0], "--out", str(clinic / "half")]) == 2
+    assert "Give every one of 2 once" in capsys.readouterr().err
+    assert main([*command, "--shard", "half", "--out", str(clinic / "half")]) == 2
+    assert "'half' is no shard: write it as 1/4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from causalcf.batch import Batch
 from causalcf.datasets.morphomnist import MorphoMNIST
 from causalcf.graph import CausalGraph, Node, load_graph
 from causalcf.judges import Ruler
+from causalcf.measures import Measured
 from causalcf.metrics import image_distance, target_error
 from causalcf.query import Counterfactual
 from causalcf.report import MOST_BYTES, html, summary_rows
-from causalcf.soundness import AuditReport, _Scores
+from causalcf.soundness import AuditReport
 
 ROWS = 5
 
@@ -43,7 +44,7 @@ def _morphomnist_report(rows: int = ROWS) -> AuditReport:
     }
     rulers = {"thickness": Ruler("thickness"), "intensity": Ruler("intensity")}
     read = {name: ruler(factual) for name, ruler in rulers.items()}
-    scores, answers, errors = _Scores(0), {}, {}
+    measured, answers, errors = list[Measured](), {}, {}
     for do, wanted in asked.items():
         true = data.images(wanted) if do != "digit" else factual[::-1]
         images = np.clip(true + noise.normal(0, 4, true.shape), 0, 255).astype(np.uint8)
@@ -56,24 +57,26 @@ def _morphomnist_report(rows: int = ROWS) -> AuditReport:
                 error = target_error(rulers[name](images), wanted[name].to_numpy(), discrete=False)
                 floor = target_error(read[name], frame[name].to_numpy(), discrete=False)
                 blind = target_error(np.roll(read[name], 1), frame[name].to_numpy(), discrete=False)
-                known = {"unit": graph.node(name).unit, "truth": None if do == "digit" else float(floor.mean())}
-            more = {"do": do, "attribute": name}
-            scores.add("effectiveness", error, floor=floor.mean(), ceiling=blind.mean(), **known, **more)
-            scale, unit = (100, "point of accuracy") if name == "digit" else (1, known["unit"])
-            scores.add("amplification", (error - floor) * scale, floor=0.0, unit=unit, better="zero", **more)
+                known = {"unit": graph.node(name).unit, "truth": None if do == "digit" else floor}
+            role = "intervened" if name == do else "affected" if name in answers[do].changed else "invariant"
+            more = {"do": do, "attribute": name, "role": role}
+            measured.append(Measured("effectiveness", error, floor=floor, ceiling=blind, **known, **more))
+            scale, unit = (100.0, "point of accuracy") if name == "digit" else (1.0, known["unit"])
+            measured.append(Measured("amplification", error - floor, scale=scale, floor=0.0, unit=unit, better="zero", **more))
         more = {"do": do, "attribute": "image", "floor": 0.0, "unit": "grey level"}
         back = np.abs(noise.normal(3, 1, rows))
-        scores.add("reversibility", back, ceiling=image_distance(images, factual).mean(), **more)
+        measured.append(Measured("reversibility.1", back, ceiling=image_distance(images, factual), **more))
         if do != "digit":
             back = image_distance(images, true)
-            scores.add("true_error", back, ceiling=image_distance(factual, true).mean(), **more)
+            measured.append(Measured("true_error", back, ceiling=image_distance(factual, true), **more))
         errors[do] = pd.Series(back, index=frame.index)
-    for name, fit in (("thickness", 0.041), ("intensity", 0.062)):
-        scores.add("noise_fit", np.array([fit]), attribute=name, low=None, high=None, floor=0.05, n=rows)
-    scores.add("image_noise", noise.normal(1, 0.05, rows), attribute="image", floor=1.0, better="floor")
+    for name in ("thickness", "intensity"):
+        measured.append(Measured("noise_fit", noise.uniform(size=rows), attribute=name, statistic="kolmogorov"))
+    measured.append(Measured("image_noise", noise.normal(1, 0.05, rows), attribute="image", floor=1.0, better="floor"))
     for number in (1, 10):
         distance = np.abs(noise.normal(0.3 * number, 0.1, rows))
-        scores.add(f"composition.{number}", distance, attribute="image", floor=0.0, ceiling=41.2, unit="grey level")
+        more = {"attribute": "image", "floor": 0.0, "ceiling": 41.2, "unit": "grey level"}
+        measured.append(Measured(f"composition.{number}", distance, **more))
     checks = [{"check": "null intervention", "passed": True, "detail": "do() leaves every value as it was, bit for bit"}]
     for do, answer in answers.items():
         kept = ", ".join(name for name in graph.order if name not in answer.changed)
@@ -90,7 +93,8 @@ def _morphomnist_report(rows: int = ROWS) -> AuditReport:
         "intervals": "95 % percentile bootstrap over rows",
         "model": {"seed": 0, "rows": 39000, "images": {"image": {"steps": 41200, "minutes": 240.0, "loss": 0.01234}}},
     }
-    return AuditReport(scores.table(), pd.DataFrame(checks), settings, answers, errors)
+    outside = pd.DataFrame(False, index=frame.index, columns=list(answers))
+    return AuditReport(measured, pd.DataFrame(checks), settings, batch, answers, errors, outside)
 
 
 def _coloured_report(name: str, side: int = 4) -> AuditReport:
@@ -104,13 +108,14 @@ def _coloured_report(name: str, side: int = 4) -> AuditReport:
     answer = Counterfactual(
         turned, {"image": 255 - images}, batch, {name: turned[name]}, frozenset({name, "image"}), frame[name] != "", {name: name}
     )
-    scores = _Scores(0)
-    right = {"do": name, "attribute": name, "floor": 1.0, "ceiling": 0.5, "unit": name}
-    scores.add("effectiveness", np.array([1.0, 0.0]), **right)
-    scores.add(name, np.array([1.0, 2.0]), attribute=name, unit=name)
+    right = {"do": name, "attribute": name, "role": "intervened", "floor": 1.0, "ceiling": 0.5, "unit": name}
+    measured = [
+        Measured("effectiveness", np.array([1.0, 0.0]), **right), Measured(name, np.array([1.0, 2.0]), attribute=name, unit=name)
+    ]  # fmt: skip
     checks = pd.DataFrame([{"check": name, "passed": False, "detail": name}])
     settings = {"seed": 0, "rows": 2, "graph": name, name: {name: name}, "model": {}}
-    return AuditReport(scores.table(), checks, settings, {name: answer}, {name: pd.Series([1.0, 2.0], index=frame.index)})
+    errors, outside = pd.Series([1.0, 2.0], index=frame.index), pd.DataFrame({name: [False, True]}, index=frame.index)
+    return AuditReport(measured, checks, settings, batch, {name: answer}, {name: errors}, outside)
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +267,7 @@ def test_summary_rows_have_all_interventions(report: AuditReport) -> None:
     questions = [row[0] for row in rows]
     for do in report.answers:
         assert questions.count(f"effectiveness, do({do})") == 3
-        assert questions.count(f"reversibility, do({do})") == 1
+        assert questions.count(f"reversibility.1, do({do})") == 1
     assert questions[:2] == ["composition.1", "composition.10"]
     assert [question for question in questions if question.startswith("true_error")] == [
         "true_error, do(thickness)",
@@ -287,7 +292,7 @@ def test_summary_rows_have_all_interventions(report: AuditReport) -> None:
     ],
 )
 def test_a_number_has_no_more_digits_than_its_interval_supports(value: float, low: float, high: float, shown: str) -> None:
-    score = module._Score("composition.1", "", "image", value, low, high, 0.0, np.nan, np.nan, "grey level", 9)
+    score = module._Score("composition.1", "", "image", "", value, low, high, 0.0, np.nan, np.nan, "grey level", 9)
     assert score.value_and_interval() == shown
 
 

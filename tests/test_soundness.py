@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import causalcf as ccf
-from causalcf.metrics import bootstrap_mean, image_distance, target_error
-from causalcf.soundness import draw_interventions
+from causalcf.conditions import judge_conditions, read_conditions
+from causalcf.measures import Measured
+from causalcf.metrics import image_distance, interval, resamples, target_error
+from causalcf.samplers import draw_interventions
+from causalcf.subgroups import by_subgroup, scan_subgroups
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +23,7 @@ def report(shipped, digits):
 
 def test_the_report_has_every_measure(report):
     scores = report.scores
-    assert {"composition.1", "composition.2", "effectiveness", "amplification", "reversibility", "true_error"} <= set(
+    assert {"composition.1", "composition.2", "effectiveness", "amplification", "reversibility.1", "true_error"} <= set(
         scores["measure"]
     )
     effect = scores[scores["measure"] == "effectiveness"]
@@ -39,7 +42,7 @@ def test_the_report_has_every_measure(report):
 def test_the_report_passes_and_serialises(report, tmp_path):
     assert report.passed
     data = json.loads(report.to_json(tmp_path / "audit.json"))
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert len(data["scores"]) == len(report.scores)
     assert json.loads((tmp_path / "audit.json").read_text()) == data
     assert report.value("composition.1", attribute="image") >= 0
@@ -94,7 +97,9 @@ def test_interventions_are_a_function_of_seed_and_row(shipped, digits):
 
 def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
     generator = np.random.Generator(np.random.Philox(0))
-    hits = sum(low <= 1.0 <= high for low, high in (bootstrap_mean(generator.exponential(size=200), seed=k) for k in range(200)))
+    drawn = (generator.exponential(size=(200, 1)) for _ in range(200))
+    ends = [interval("mean", rows, resamples(200, seed=seed)) for seed, rows in enumerate(drawn)]
+    hits = sum(low <= 1.0 <= high for low, high in ends)
     assert hits / 200 > 0.95 - 5 * (0.05 * 0.95 / 200) ** 0.5  # five standard errors below 95 %
 
 
@@ -142,12 +147,12 @@ def test_a_model_of_attributes_is_audited_without_images(tmp_path):
     assert list(report.answers) == ["age", "dose"]  # what has an effect
     scores = report.scores.set_index(["measure", "do", "attribute"])
     assert (scores.loc["composition.1", "value"] < 1e-9).all()
-    assert (scores.loc["reversibility", "value"].loc[:, ["age", "dose"]] < 1e-9).all()
-    assert scores.loc[("reversibility", "dose", "stage"), "unit"] == "percent of rows"
+    assert (scores.loc["reversibility.1", "value"].loc[:, ["age", "dose"]] < 1e-9).all()
+    assert scores.loc[("reversibility.1", "dose", "stage"), "unit"] == "percent of rows"
     assert scores.loc[("noise_fit", "", "dose"), "value"] < 0.08  # 1.36 / sqrt(400) is the 95 % point of Kolmogorov's distance
     page = report.to_html(tmp_path / "report.html").read_text()
     assert "No image was asked about" in page
-    assert '"measure": "reversibility"' in report.to_json()
+    assert '"measure": "reversibility.1"' in report.to_json()
 
 
 def test_a_table_audit_catches_a_mechanism_that_misses_its_noise():
@@ -161,3 +166,127 @@ def test_a_table_audit_catches_a_mechanism_that_misses_its_noise():
     scores = report.scores.set_index(["measure", "do", "attribute"])["value"]
     assert scores["composition.1", "", "dose"] > 0.5  # E|e| = .8 for a standard normal e
     assert scores["composition.1", "", "age"] < 1e-9
+
+
+def test_shards_of_an_audit_merge_into_the_whole_byte_for_byte(tmp_path):
+    scm, batch = table_model()
+    whole = ccf.audit(scm, batch, groups="site", cycles=(1, 2))
+    parts = [ccf.audit(scm, batch, groups="site", cycles=(1, 2), shard=(number, 4)) for number in (3, 1, 4, 2)]
+    assert sum(len(part.factual) for part in parts) == len(batch)
+    merged = ccf.merge_audits(parts)
+    assert merged.to_json() == whole.to_json()
+    assert merged.outside.equals(whole.outside)
+    assert merged.answers["age"].frame.equals(whole.answers["age"].frame)
+    stored = [ccf.load_report(ccf.save_report(part, tmp_path / str(place))) for place, part in enumerate(parts)]
+    again = ccf.load_report(ccf.save_report(ccf.merge_audits(stored), tmp_path / "merged"))
+    assert again.to_json() == whole.to_json()
+    assert again.to_html(tmp_path / "again.html").read_text() == whole.to_html(tmp_path / "whole.html").read_text()
+    assert again.outside.equals(whole.outside)
+    with pytest.raises(ccf.DataError, match=r"the shards are 3/4, 4/4. Give every one of 4 once"):
+        ccf.merge_audits(parts[::2])
+    with pytest.raises(ccf.DataError, match="'seed' is not the same in all of them"):
+        ccf.merge_audits([*parts[:3], ccf.audit(scm, batch, groups="site", cycles=(1, 2), shard=(2, 4), seed=1)])
+    with pytest.raises(ccf.DataError, match="400 rows have 7 parts of 64 and cannot be divided into 8 shards"):
+        ccf.audit(scm, batch, shard=(1, 8))
+
+
+def test_conditions_decide_whether_the_audit_passes():
+    scm, batch = table_model()
+    kept, broken = "noise_fit dose > 0.2", "reversibility.1 do(age) stage >= 0"
+    report = ccf.audit(scm, batch, fail_on=[kept, broken])
+    assert not report.passed
+    assert report.verdicts.set_index("check").loc[[f"not {kept}", f"not {broken}"], "passed"].tolist() == [True, False]
+    assert json.loads(report.to_json())["passed"] is False
+    assert ccf.audit(scm, batch, fail_on=[kept]).passed
+    with pytest.raises(ccf.DataError, match=r"names no number of this audit\. Measures are: noise_fit"):
+        _ = ccf.audit(scm, batch, fail_on=["compositon.1 > 3"]).passed
+    with pytest.raises(ccf.DataError, match=r"'composition\.1 is 3' is no condition"):
+        ccf.audit(scm, batch, fail_on=["composition.1 is 3"])
+
+
+def test_a_condition_that_is_best_at_zero_is_compared_by_size():
+    scores = pd.DataFrame(
+        {
+            "measure": ["amplification"] * 3, "do": ["a"] * 3, "attribute": ["a", "b", "c"],
+            "role": ["intervened", "affected", "invariant"], "value": [9.0, -3.0, 1.0], "unit": [""] * 3, "better": ["zero"] * 3,
+        }
+    )  # fmt: skip
+    texts = ["amplification.off_target > 2", "amplification.invariant > 2", "amplification do(a) b < 3.5", "amplification c > 1"]
+    assert [check["passed"] for check in judge_conditions(texts, scores)] == [False, True, False, True]
+
+
+def test_conditions_are_read_from_a_file(tmp_path):
+    path = tmp_path / "audit.toml"
+    path.write_text('fail_on = ["composition.1 > 0.5"]\n')
+    assert read_conditions(path) == ["composition.1 > 0.5"]
+    path.write_text('fail-on = ["composition.1 > 0.5"]\n')
+    with pytest.raises(ccf.DataError, match=r"holds fail-on\. It takes one entry"):
+        read_conditions(path)
+    with pytest.raises(ccf.DataError, match="cannot read the conditions in"):
+        read_conditions(tmp_path / "absent.toml")
+
+
+def test_a_subgroup_in_which_the_answers_are_worse_is_found_and_no_other():
+    measured = []
+    draw = np.random.default_rng(1)
+    labels = {"site": draw.choice(["a", "b", "c"], 600), "sex": draw.choice(["f", "m"], 600)}
+    frame = pd.DataFrame({**labels, "age": draw.normal(50, 10, 600)})
+    clean, damage = draw.normal(size=600), np.where(frame["site"] == "b", 0.6, 0.0)
+    for name, value in (("clean", clean), ("damaged", draw.normal(size=600) + damage)):
+        measured.append(Measured("amplification", value, do="x", attribute=name, unit="point"))
+    found = scan_subgroups(measured, frame, ["site", "age", "sex"], seed=0)
+    assert found.loc[0, ["attribute", "subgroup"]].tolist() == ["damaged", "site b"]
+    assert found.loc[0, "p"] == 0.001
+    assert found.loc[0, "value"] - found.loc[0, "rest"] == pytest.approx(0.6, abs=0.25)
+    assert (found.loc[found["attribute"] == "clean", "p"] > 0.05).all()
+    worst = [
+        scan_subgroups([Measured("amplification", draw.normal(size=600))], frame, ["site", "age", "sex"], seed=k).loc[0, "p"]
+        for k in range(20)
+    ]
+    assert np.mean(np.array(worst) <= 0.05) <= 0.25  # 36 subgroups are looked at, and one look in twenty is to be wrong
+
+
+def test_subgroups_speak_as_fairlearn_does():
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame({"sex": ["f"] * 60 + ["m"] * 30 + ["x"] * 5})
+    value = np.concatenate([np.full(60, 1.0), np.full(30, 4.0), np.full(5, 9.0)])
+    measured = [Measured("true_error", value, do="a", attribute="b"), Measured("amplification", -value, do="a", attribute="b")]
+    parts = by_subgroup(measured, frame, "sex", seed=0)
+    key = ("true_error", "a", "b")
+    assert parts.overall[key] == pytest.approx(value.mean())
+    assert parts.by_group.loc[key, ["f", "m"]].tolist() == [1.0, 4.0]
+    assert np.isnan(parts.by_group.loc[key, "x"])
+    assert parts.too_small == ["x"]
+    assert parts.difference()[key] == 3.0
+    assert parts.difference("to_overall")[key] == pytest.approx(4 - value.mean())
+    assert parts.ratio()[key] == 0.25
+    assert parts.ratio("to_overall")[key] == pytest.approx(1 / value.mean())
+    assert np.isnan(parts.ratio()["amplification", "a", "b"])
+    with pytest.raises(ccf.DataError, match=r"there is no column 'site' to group by\. Columns are: sex"):
+        by_subgroup(measured, frame, "site", seed=0)
+    many = by_subgroup(measured, frame.assign(age=draw.normal(50, 9, 95)), "age", seed=0)
+    assert many.sizes.sum() == 95
+    assert len(many.sizes) == 4
+
+
+def test_a_comparison_is_paired_by_row():
+    class Shifted(ccf.LinearGaussian):
+        """Predicts half a unit too much."""
+
+        def predict(self, noise, parents, *, changed=frozenset()):
+            return super().predict(noise, parents, changed=changed) + 0.5
+
+    (scm, batch), (other, _) = table_model(), table_model({"dose": Shifted()})
+    reports = {"sound": ccf.audit(scm, batch), "shifted": ccf.audit(other, batch)}
+    table = ccf.compare(reports).set_index(["measure", "do", "attribute"])
+    row = table.loc[("composition.1", "", "dose")]
+    assert row["report"] == "shifted"
+    assert row["difference"] == pytest.approx(0.5)
+    assert row["high"] - row["low"] < 1e-6  # every row differs by the same
+    assert (table.loc[("composition.1", "", "age"), ["low", "high"]] == 0).all()
+    with pytest.raises(ccf.DataError, match="is of other rows than the first"):
+        ccf.compare([reports["sound"], ccf.audit(scm, batch.rows(slice(0, 200)))])
+    with pytest.raises(ccf.DataError, match=r"asked do\(age\) for other values"):
+        ccf.compare([reports["sound"], ccf.audit(scm, batch, seed=1)])
+    with pytest.raises(ccf.DataError, match="two reports or more"):
+        ccf.compare([reports["sound"]])

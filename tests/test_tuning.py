@@ -47,7 +47,7 @@ def test_without_bounds_the_choice_is_the_least_error_that_was_tried(found):
 
 
 def test_the_error_is_what_the_judges_read(found, quick, rows):
-    do = ccf.soundness.draw_interventions(rows.graph, rows.frame, image="image", seed=0)["digit"]
+    do = ccf.samplers.draw_interventions(rows.graph, rows.frame, image="image", seed=0)["digit"]
     answer = ccf.counterfactual(quick, rows, do)
     wrong = np.mean(quick.judges["digit"](answer.images["image"]) != answer.frame["digit"].to_numpy())
     plain = found.table[(found.table["rule"] == "plain") & (found.table["do"] == "digit")].iloc[0]

@@ -1,0 +1,219 @@
+"""The commands that audit: `causalcf demo | audit | merge | compare`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from causalcf.cli_options import Index, Json, Out, Rule, Seed, TableOut, read_guidance
+from causalcf.errors import DataError
+
+if TYPE_CHECKING:
+    from causalcf.soundness import AuditReport
+
+__all__ = ["audit", "compare", "demo", "merge"]
+
+
+def _print_report(report: AuditReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from causalcf.report import summary_rows
+
+    header, *rows = summary_rows(report)
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(table)
+    for check in report.verdicts.to_dict("records"):
+        console.print(f"{'PASS' if check['passed'] else 'FAIL'}  {check['check']}: {check['detail']}", highlight=False)
+
+
+def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> dict[str, str]:
+    from causalcf.archive import save_report
+    from causalcf.plot import counterfactual_figure, to_png
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write to '{out}': {error.strerror}. Choose another --out.") from error
+    names = [*(["counterfactuals.png"] if picture else []), "audit.json", "report.html"]
+    paths = {name: out / name for name in names}
+    if picture:
+        to_png(
+            counterfactual_figure({f"do({name})": answer for name, answer in report.answers.items()}),
+            paths["counterfactuals.png"],
+        )
+    report.to_json(paths["audit.json"])
+    report.to_html(paths["report.html"])
+    paths["evidence"] = save_report(report, out / "evidence")
+    return {name: str(path) for name, path in paths.items()}
+
+
+def _finish(report: AuditReport, out: Path, as_json: bool, seconds: float) -> None:
+    """Write and print a report; the exit code says whether it passed."""
+    paths = _write_report(report, out, picture=any(answer.images for answer in report.answers.values()))
+    if as_json:
+        typer.echo(json.dumps({**report.to_dict(), "files": paths, "seconds": seconds}))
+    else:
+        _print_report(report)
+        for path in paths.values():
+            typer.echo(path)
+        typer.echo(f"{report.settings['rows']} rows in {seconds} s")
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _audit(
+    model: str, rows: int, out: Path, seed: int, as_json: bool, *, steps: str | None = None, solver: str | None = None,
+    data: Path | None = None, index: str | None = None, shard: str | None = None, asked: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    from causalcf import soundness
+    from causalcf.archive import save_report
+    from causalcf.batch import Batch
+    from causalcf.recipes import recipe
+    from causalcf.solvers import solver_from_dict
+    from causalcf.store import load
+    from causalcf.tables import read_table
+
+    start = time.monotonic()
+    scm = load(model)
+    if data is None:
+        study = recipe(scm.graph.name)
+        batch, truth = study.batch("test", rows, 0, 1), study.truth
+    else:
+        batch, truth = Batch(scm.graph, read_table(data, index=index).iloc[:rows]), None
+    report = soundness.audit(
+        scm,
+        batch,
+        truth=truth,
+        steps=cast(Literal["auto"] | None, steps) if steps is None or not steps.isdecimal() else int(steps),
+        solver=solver_from_dict({"solver": solver}) if solver else None,
+        shard=_shard(shard),
+        seed=seed,
+        progress=not as_json,
+        **(asked or {}),
+    )
+    seconds = round(time.monotonic() - start, 1)
+    if shard is None:
+        _finish(report, out, as_json, seconds)
+        return
+    path = save_report(report, out)
+    told = {"shard": report.settings["shard"], "rows": len(report.factual), "evidence": str(path), "seconds": seconds}
+    typer.echo(json.dumps(told) if as_json else f"{path}: shard {shard}, {len(report.factual)} rows in {seconds} s")
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        raise DataError(f"'{text}' is no shard: write it as 1/4.")
+    return int(number), int(count)
+
+
+def demo(
+    out: Out = Path("causalcf-demo"),
+    n: Annotated[int, typer.Option(help="Held-out digits.", min=2, max=1000)] = 64,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask do(thickness), do(intensity) and do(digit) of held-out real digits with the shipped model, and audit the answers."""
+    _audit("morphomnist", n, out, seed, as_json, asked={"again_rows": min(n, 6)})
+
+
+def audit(
+    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
+    out: Out = Path("causalcf-audit"),
+    n: Annotated[int, typer.Option(help="Held-out rows, of the study or of the table.", min=2)] = 256,
+    data: Annotated[Path | None, typer.Option("--data", help="A table of held-out rows, for a model of attributes.")] = None,
+    index: Index = None,
+    guidance: Rule = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="Noise levels each way, or auto: the fewest that give images back; the model's own unless told."),
+    ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="FixedPoint, Anderson, DDIM, Heun, DPMSolverPP, OBELM, EDICT or EditFriendly; the model's own unless told."
+        ),
+    ] = None,
+    again_rows: Annotated[
+        int | None, typer.Option(help="So many rows go there and back, and round after round; all unless told.", min=2)
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Ask and score as a published evaluation: axiomatic-2022, benchmark-2024, dcfg-2025.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="How interventions are drawn: mixed, marginal, permute, bins or flip.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="A column, such as the patient: intervals draw its groups as a whole.")
+    ] = None,
+    by: Annotated[list[str] | None, typer.Option(help="A column by whose groups every number is shown; again.")] = None,
+    scan: Annotated[bool, typer.Option("--scan", help="Search the subgroups for the worst amplification.")] = False,
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="A condition under which the audit fails: 'composition.1 > 0.5'; again.")
+    ] = None,
+    conditions: Annotated[
+        Path | None, typer.Option(help='A file of such conditions, audit.toml: fail_on = ["composition.1 > 0.5"].')
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only part K of N of the rows, as K/N; --out then gets what causalcf merge reads.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Audit a model on held-out rows: composition, effectiveness, amplification, reversibility, true error."""
+    from causalcf.conditions import read_conditions
+
+    asked = {
+        "guidance": read_guidance(guidance), "again_rows": again_rows, "preset": preset, "sampler": sampler, "groups": groups,
+        "by": by or (), "scan": scan, "fail_on": [*(read_conditions(conditions) if conditions else []), *(fail_on or [])],
+    }  # fmt: skip
+    _audit(
+        model, n, out, seed, as_json, steps=steps, solver=solver, data=data, index=index, shard=shard,
+        asked=asked,
+    )  # fmt: skip
+
+
+def merge(
+    shards: Annotated[list[Path], typer.Argument(help="What every `causalcf audit --shard K/N` wrote.")],
+    out: Out = Path("causalcf-audit"),
+    as_json: Json = False,
+) -> None:
+    """Put the shards of an audit together: the same, byte for byte, as the audit of all rows at once."""
+    from causalcf.archive import load_report
+    from causalcf.soundness import merge_audits
+
+    start = time.monotonic()
+    report = merge_audits([load_report(shard) for shard in shards])
+    _finish(report, out, as_json, round(time.monotonic() - start, 1))
+
+
+def compare(
+    audits: Annotated[list[Path], typer.Argument(help="The `evidence` folders of two audits or more; the first is the base.")],
+    out: TableOut = None,
+    as_json: Json = False,
+) -> None:
+    """Compare audits of the same rows: differences from the first, paired by row, with their intervals."""
+    from causalcf.archive import load_report
+    from causalcf.comparing import compare as compare_reports
+    from causalcf.tables import write_table
+
+    table = compare_reports({str(path): load_report(path) for path in audits})
+    if out is not None:
+        write_table(table, out)
+    if as_json:
+        typer.echo(json.dumps(json.loads(table.to_json(orient="records", double_precision=15))))
+    else:
+        shown = table[["measure", "do", "attribute", "report", "first", "value", "difference", "low", "high", "unit"]]
+        typer.echo(shown.to_string(index=False, float_format=lambda number: f"{number:.4g}"))

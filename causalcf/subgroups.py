@@ -1,0 +1,198 @@
+"""Does the audit hold for everybody? Every number by subgroup, and a search for the subgroup where it is worst.
+
+`Subgroups` speaks as fairlearn's `MetricFrame` does (`overall`, `by_group`, `difference`, `ratio`), https://fairlearn.org. The
+search corrects for how often it looked: M. Westfall, S. Young, "Resampling-Based Multiple Testing", 1993, the largest statistic
+over all questions under permutations of the rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from causalcf.errors import DataError
+from causalcf.measures import Measured, score_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Subgroups", "by_subgroup", "scan_subgroups"]
+
+Method = Literal["between_groups", "to_overall"]
+_KEY = ["measure", "do", "attribute"]
+_BINS = 4  # quantile ranges of a column of numbers
+_PERMUTATIONS = 999
+
+
+@dataclass(frozen=True)
+class Subgroups:
+    """Every number of an audit, by the groups of a column.
+
+    Attributes:
+        column: its name.
+        overall: of all rows, by (measure, do, attribute).
+        by_group: a column a group; NaN where the group is smaller than `smallest`.
+        low, high: the 95 % intervals of `by_group`.
+        sizes: rows of every group.
+        smallest: rows below which a group gets no number.
+    """
+
+    column: str
+    overall: pd.Series
+    by_group: pd.DataFrame
+    low: pd.DataFrame
+    high: pd.DataFrame
+    sizes: pd.Series
+    smallest: int
+
+    @property
+    def too_small(self) -> list[str]:
+        """The groups that got no number."""
+        return [str(name) for name in self.sizes.index[self.sizes < self.smallest]]
+
+    def difference(self, method: Method = "between_groups") -> pd.Series:
+        """The largest difference between two groups, or between a group and all rows, in the unit of the number."""
+        if method == "to_overall":
+            return self.by_group.sub(self.overall, axis=0).abs().max(axis=1)
+        return self.by_group.max(axis=1) - self.by_group.min(axis=1)
+
+    def ratio(self, method: Method = "between_groups") -> pd.Series:
+        """The smallest ratio of two groups' numbers, or of a group's and all rows', from 0 to 1; NaN for numbers below 0."""
+        positive = self.by_group.where(self.by_group >= 0)
+        if method == "to_overall":
+            shares = positive.div(self.overall.where(self.overall >= 0), axis=0)
+            return shares.where(shares <= 1, 1 / shares).min(axis=1)
+        least = positive.min(axis=1).where((positive.isna() == self.by_group.isna()).all(axis=1))
+        return least / positive.max(axis=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data: the sizes, and for every number its value overall and by group with the ends of the interval."""
+        numbers = []
+        for key in self.overall.index:
+            groups = {
+                name: [None if np.isnan(table.loc[key, name]) else float(table.loc[key, name]) for table in self._tables]
+                for name in self.by_group.columns
+            }
+            numbers.append({**dict(zip(_KEY, key, strict=True)), "overall": float(self.overall[key]), "groups": groups})
+        return {"smallest": self.smallest, "sizes": {name: int(size) for name, size in self.sizes.items()}, "numbers": numbers}
+
+    @property
+    def _tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        return self.by_group, self.low, self.high
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}: {size}" for name, size in self.sizes.items())
+        return f"Subgroups({self.column!r}, {sizes}; smallest={self.smallest})"
+
+
+def _groups(column: pd.Series) -> Mapping[str, NDArray[np.bool_]]:
+    """The rows of every label of a column, or of every quantile range of a column of many numbers, by a name."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) and column.nunique() > _BINS:
+        ranges = pd.qcut(column, _BINS, duplicates="drop")
+        return {f"{part.left:.4g} to {part.right:.4g}": np.asarray(ranges == part) for part in ranges.cat.categories}
+    return {str(label): np.asarray(column == label) for label in sorted(column.dropna().unique())}
+
+
+def _column(frame: pd.DataFrame, name: str) -> pd.Series:
+    if name not in frame:
+        raise DataError(f"there is no column '{name}' to group by. Columns are: {', '.join(map(str, frame.columns))}.")
+    return frame[name]
+
+
+def by_subgroup(
+    measured: Sequence[Measured],
+    frame: pd.DataFrame,
+    column: str,
+    *,
+    seed: int,
+    smallest: int = 20,
+    groups: NDArray[np.generic] | None = None,
+) -> Subgroups:
+    """Every number by the groups of a column.
+
+    Args:
+        measured: the evidence of an audit.
+        frame: its factual rows.
+        column: of labels, or of numbers, which are cut at their quartiles.
+        seed: of the intervals.
+        smallest: rows below which a group gets no number.
+        groups: of every row what the bootstrap draws as a whole, such as the patient, (row,).
+    """
+    parts = {name: rows for name, rows in _groups(_column(frame, column)).items() if rows.any()}
+    sizes = pd.Series({name: int(rows.sum()) for name, rows in parts.items()}, name="rows")
+    whole = score_table(measured, seed=seed, groups=groups).set_index(_KEY)
+    tables = {}
+    for name, rows in parts.items():
+        some = [part for one in measured if (part := one.rows(rows)).n >= smallest]
+        tables[name] = score_table(some, seed=seed, groups=None if groups is None else groups[rows]).set_index(_KEY)
+    value, low, high = (
+        pd.DataFrame({name: table[kind].reindex(whole.index) for name, table in tables.items()})
+        for kind in ("value", "low", "high")
+    )
+    return Subgroups(column, whole["value"], value, low, high, sizes, smallest)
+
+
+def _statistic(rows: NDArray[np.float64], member: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Welch's t of the rows inside against those outside, (group, question)."""
+    inside = member.sum(axis=0)[:, None]
+    outside = len(rows) - inside
+    first, second = member.T @ rows, member.T @ rows**2
+    means = first / inside, (rows.sum(axis=0) - first) / outside
+    spreads = second / inside - means[0] ** 2, ((rows**2).sum(axis=0) - second) / outside - means[1] ** 2
+    error = np.sqrt(spreads[0].clip(min=0) / inside + spreads[1].clip(min=0) / outside)
+    return np.asarray(np.divide(means[0] - means[1], error, out=np.zeros_like(error), where=error > 1e-12))
+
+
+def scan_subgroups(
+    measured: Sequence[Measured],
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    *,
+    seed: int,
+    smallest: int = 20,
+    measure: str = "amplification",
+) -> pd.DataFrame:
+    """The subgroups in which an attribute is amplified otherwise than in the rest, over all interventions, worst first.
+
+    Args:
+        measured: the evidence of an audit.
+        frame: its factual rows.
+        columns: whose groups, alone and two by two, are looked at.
+        seed: of the permutations.
+        smallest: rows below which neither a subgroup nor its rest is looked at.
+        measure: what is compared, a mean over rows.
+
+    Returns:
+        Columns `do`, `attribute`, `role`, `subgroup`, `n`, `value` in the subgroup, `rest`, `unit`, and `p`: how often the
+        largest difference of all the questions that were asked is at least so large, by chance alone.
+    """
+    alone = {name: _groups(_column(frame, name)) for name in columns}
+    parts = {f"{name} {label}": rows for name, labels in alone.items() for label, rows in labels.items()}
+    for one, other in itertools.combinations(columns, 2):
+        pairs = itertools.product(alone[one].items(), alone[other].items())
+        parts |= {f"{one} {a}, {other} {b}": first & second for (a, first), (b, second) in pairs}
+    parts = {name: rows for name, rows in parts.items() if min(rows.sum(), (~rows).sum()) >= smallest}
+    asked = [one for one in measured if one.measure == measure and one.n == len(frame)]
+    found = ["do", "attribute", "role", "subgroup", "n", "value", "rest", "unit", "p"]
+    if not parts or not asked:
+        return pd.DataFrame(columns=found)
+    rows = np.column_stack([one.scale * one.value[:, 0] for one in asked])
+    member = np.column_stack(list(parts.values())).astype(np.float64)
+    seen = np.abs(_statistic(rows, member))
+    generator = np.random.Generator(np.random.Philox(seed))
+    largest = np.array([np.abs(_statistic(generator.permutation(rows), member)).max() for _ in range(_PERMUTATIONS)])
+    table = [
+        {
+            "do": one.do, "attribute": one.attribute, "role": one.role, "subgroup": name, "n": int(inside.sum()),
+            "value": rows[inside, question].mean(), "rest": rows[~inside, question].mean(), "unit": one.unit,
+            "p": (1 + (largest >= seen[place, question]).sum()) / (1 + _PERMUTATIONS), "size": seen[place, question],
+        }
+        for place, (name, inside) in enumerate(parts.items())
+        for question, one in enumerate(asked)
+    ]  # fmt: skip
+    return pd.DataFrame(table).sort_values("size", ascending=False, kind="stable", ignore_index=True)[found]
