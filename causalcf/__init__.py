@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from causalcf.soundness import AuditReport, audit, merge_audits
     from causalcf.store import load, model_names, save
     from causalcf.subgroups import Subgroups
+    from causalcf.table_judges import TableJudge
     from causalcf.tables import read_table, write_table
     from causalcf.trainer import Training
     from causalcf.training import fit, fit_autoencoder
@@ -159,6 +160,7 @@ _HOME = {
     "soundness": ("AuditReport", "audit", "merge_audits"),
     "store": ("load", "model_names", "save"),
     "subgroups": ("Subgroups",),
+    "table_judges": ("TableJudge",),
     "tables": ("read_table", "write_table"),
     "trainer": ("Training",),
     "training": ("fit", "fit_autoencoder"),

@@ -24,6 +24,7 @@ from causalcf.errors import DataError
 from causalcf.graph import Node
 from causalcf.progress import progress as show_progress
 from causalcf.seeds import step_generator
+from causalcf.table_judges import TableJudge, effects_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,10 +199,12 @@ def fit_judges(
 ) -> dict[str, Any]:
     """A judge for every parent of an image: a ruler where there is one, a network trained on this batch elsewhere.
 
+    Without an image, a judge for every attribute that has an effect, which reads it off its effects; see `TableJudge`.
+
     Args:
         batch: rows that neither the model nor the counterfactuals to be judged have seen.
         rulers: by attribute, the quantity that a `Ruler` measures.
-        image: which image node; the first unless told.
+        image: which image node; the first unless told, and none if the batch has no images.
         epochs: passes over the batch for every network.
         deform: how far each image that a network sees in training is turned, slanted, stretched and bent; 0.1 is about six
             degrees. A few images then stand for more, but nothing that this changes, such as a size, can be judged.
@@ -210,6 +213,8 @@ def fit_judges(
         progress: show how far it is.
     """
     graph, rulers = batch.graph, dict(rulers or {})
+    if image is None and not batch.images:
+        return {name: TableJudge.fit(batch, name) for name in graph.attributes if effects_of(graph, name)}
     image = image or graph.images[0]
     pixels = torch.from_numpy(batch.images[image])
     judges: dict[str, Any] = {}

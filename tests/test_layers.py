@@ -35,7 +35,7 @@ LAYERS = [
     {"scm"},
     {"evidence", "training", "store", "identify"},
     {"query", "samplers"},
-    {"scoring", "subgroups", "presets"},
+    {"scoring", "subgroups", "presets", "table_judges"},
     {"judges", "soundness", "effects", "recipes", "plot", "testing"},
     {"report", "tuning", "scale", "comparing", "archive"},
     {"cli_options"},

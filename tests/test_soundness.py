@@ -290,3 +290,52 @@ def test_a_comparison_is_paired_by_row():
         ccf.compare([reports["sound"], ccf.audit(scm, batch, seed=1)])
     with pytest.raises(ccf.DataError, match="two reports or more"):
         ccf.compare([reports["sound"]])
+
+
+def test_judges_of_a_table_read_causes_off_their_effects(tmp_path):
+    scm, batch = table_model(n=1500)
+    judges = ccf.fit_judges(batch)
+    assert set(judges) == {"age", "dose"}  # stage and site have no effect
+    assert [node.name for node in judges["age"].inputs] == ["dose"]
+    error = np.abs(judges["age"](batch.frame) - batch.frame["age"])
+    assert error.mean() < 6.5  # age given dose has standard deviation 10 / sqrt(2), mean absolute error 5.6
+    scm.judges = judges
+    stored = ccf.load(scm.save(tmp_path / "clinic"))
+    assert np.array_equal(stored.judges["age"](batch.frame), judges["age"](batch.frame))
+    report = ccf.audit(stored, batch)
+    scores = report.scores.set_index(["measure", "do", "attribute"])
+    sound = scores.loc[("effectiveness", "age", "age")]
+    assert abs(sound["value"] - sound["floor"]) < 0.2 * (sound["ceiling"] - sound["floor"])
+
+    class Deaf(ccf.LinearGaussian):
+        """Does not see that its parent moved."""
+
+        def predict(self, noise, parents, *, changed=frozenset()):
+            return self.kept if changed else super().predict(noise, parents, changed=changed)
+
+    deaf, _ = table_model({"dose": Deaf()}, n=1500)
+    deaf.mechanisms["dose"].kept = torch.as_tensor(batch.frame["dose"].to_numpy())
+    caught = ccf.audit(
+        deaf, batch, judges=judges, interventions={"age": draw_interventions(batch.graph, batch.frame, image=None, seed=0)["age"]}
+    )
+    assert caught.value("effectiveness", "age", "age") > 1.5 * sound["value"]
+
+
+def test_a_judge_of_labels_agrees_with_scikit_learn_and_folds():
+    from sklearn.linear_model import LogisticRegression
+
+    graph = ccf.CausalGraph(
+        "g", [ccf.Node("c", "categorical", states=["x", "y", "z"]), ccf.Node("n", "continuous", parents=["c"])]
+    )
+    draw = np.random.default_rng(0)
+    labels = draw.choice(["x", "y", "z"], 500)
+    batch = ccf.Batch(graph, pd.DataFrame({"c": labels, "n": draw.normal(size=500) + 2.0 * (labels == "z")}))
+    judge = ccf.TableJudge.fit(batch, "c")
+    columns = judge._columns(batch.frame)
+    reference = LogisticRegression(C=1.0, max_iter=1000).fit(columns, labels)
+    assert np.allclose(judge.scores(batch.frame), reference.predict_proba(columns), atol=1e-9)
+    assert (judge(batch.frame) == reference.predict(columns)).all()
+    halves = [judge.scores(batch.frame.iloc[part]) for part in (slice(0, 123), slice(123, 500))]
+    assert np.array_equal(np.concatenate(halves), judge.scores(batch.frame))
+    with pytest.raises(ccf.DataError, match=r"'n' has no effect in graph 'g' that a table shows"):
+        ccf.TableJudge.fit(batch, "n")
