@@ -426,6 +426,8 @@ def score_composition(
                     unit="grey level",
                 )
             )  # fmt: skip
+            home, other = rows.batch.frame.iloc[: len(again)], rows.whole.frame.iloc[rows.before[: len(again)]]
+            found += _columns(rows, f"composition.{number}", "", scm.graph.attributes, again.frame, home, other)
         if number == max(rounds):
             break
         if number == 1:
