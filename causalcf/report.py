@@ -416,12 +416,34 @@ def _verdict(report: AuditReport) -> _Html:
     )
 
 
+def _graph_words(report: AuditReport) -> _Html:
+    """Whether the rows contradict what the graph implies; no part of the verdict, because it is a test and can be wrong."""
+    found = report.graph_check
+    implied = int((found.table["kind"] == "independence").sum()) if len(found.table) else 0
+    if not implied:
+        return _tag("p", "The graph implies no independence among its attributes: no data can contradict it.")
+    parts = [
+        f"The graph implies {_count(implied, 'independence').replace('independences', 'independencies')} among its attributes."
+    ]
+    if found.contradicted:
+        parts.append(
+            f"These rows contradict {_all(list(map(str, found.contradicted)))}: an arrow or a confounder is missing, or wrong."
+        )
+    else:
+        parts.append(
+            f"These rows contradict none (at {found.alpha:g}, corrected for their number), which does not make the graph true."
+        )
+    if found.untestable:
+        parts.append(f"Too few rows tell about {_all(list(map(str, found.untestable)))}.")
+    return _tag("p", " ".join(parts))
+
+
 def _checks(report: AuditReport) -> _Html:
     rows = [
         [str(row.check), "PASS" if row.passed else "FAIL", str(row.detail)] for row in report.verdicts.itertuples(index=False)
     ]
     caption = "Promises that hold bit for bit, and conditions of the auditor"
-    return _section("Checks", _table(caption, ["check", "result", "detail"], rows))
+    return _section("Checks", _table(caption, ["check", "result", "detail"], rows), _graph_words(report))
 
 
 # ------------------------------------------------------------------ pictures

@@ -45,6 +45,7 @@ from causalcf.batch import Batch
 from causalcf.conditions import check_conditions, judge_conditions
 from causalcf.errors import DataError
 from causalcf.guidance import Guidance
+from causalcf.identify import GraphCheck, check
 from causalcf.interventions import Do, resolve
 from causalcf.measures import Measured, concatenate, score_table
 from causalcf.presets import Preset, left_in_training_mode
@@ -131,6 +132,11 @@ class AuditReport:
         return bool(self.verdicts["passed"].astype(bool).all())
 
     @cached_property
+    def graph_check(self) -> GraphCheck:
+        """What the factual rows say about the graph: which independencies that it implies they contradict."""
+        return check(self.factual.graph, self.factual)
+
+    @cached_property
     def subgroups(self) -> Mapping[str, Subgroups]:
         """Every number by the groups of the columns that the audit was asked for."""
         return {column: self.by(column) for column in self.settings.get("by", [])}
@@ -176,12 +182,13 @@ class AuditReport:
         return float(hits["value"].iloc[0])
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON data; what is not known is null."""
+        """The report as JSON data, as `schemas/audit-2.json` in the package describes it; what is not known is null."""
         found = {
             "schema": _SCHEMA,
             "passed": self.passed,
             "settings": dict(self.settings),
             "checks": self.verdicts.to_dict("records"),
+            "graph_check": self.graph_check.to_dict(),
             "scores": _records(self.scores),
         }
         if self.subgroups:

@@ -2,7 +2,9 @@
 
 import copy
 import json
+from importlib.resources import files
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,8 @@ from causalcf.measures import Measured
 from causalcf.metrics import image_distance, interval, resamples, target_error
 from causalcf.samplers import draw_interventions
 from causalcf.subgroups import by_subgroup, scan_subgroups
+
+SCHEMA = json.loads((files("causalcf") / "schemas" / "audit-2.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,7 @@ def test_the_report_passes_and_serialises(report, tmp_path):
     assert data["schema"] == 2
     assert len(data["scores"]) == len(report.scores)
     assert json.loads((tmp_path / "audit.json").read_text()) == data
+    jsonschema.validate(data, SCHEMA)
     assert report.value("composition.1", attribute="image") >= 0
     with pytest.raises(ccf.DataError, match="0 numbers for measure='compositon'"):
         report.value("compositon")
@@ -193,7 +198,13 @@ def test_shards_of_an_audit_merge_into_the_whole_byte_for_byte(tmp_path):
 def test_conditions_decide_whether_the_audit_passes():
     scm, batch = table_model()
     kept, broken = "noise_fit dose > 0.2", "reversibility.1 do(age) stage >= 0"
-    report = ccf.audit(scm, batch, fail_on=[kept, broken])
+    report = ccf.audit(scm, batch, fail_on=[kept, broken], by=["site"], scan=True)
+    jsonschema.validate(json.loads(report.to_json()), SCHEMA)
+    assert {"subgroups", "scan"} <= set(json.loads(report.to_json()))
+    broken_row = json.loads(report.to_json())
+    broken_row["scores"][0]["n"] = "many"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken_row, SCHEMA)
     assert not report.passed
     assert report.verdicts.set_index("check").loc[[f"not {kept}", f"not {broken}"], "passed"].tolist() == [True, False]
     assert json.loads(report.to_json())["passed"] is False
