@@ -67,7 +67,7 @@ class Measured:
             if given is None:
                 continue
             rows = np.asarray(given, dtype=np.float64)
-            bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)) if rows.ndim else np.array([])
+            bad = np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))) if rows.ndim else np.array([])
             if len(bad):
                 raise DataError(
                     f"{self.measure} of '{self.attribute}' under do({self.do}) is not finite for rows {bad[:5].tolist()} "

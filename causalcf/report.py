@@ -249,6 +249,12 @@ def _reads(score: _Score) -> str:
     return f"{score.attribute} ({score.role})" if score.role else score.attribute
 
 
+def _is_shown(report: AuditReport, score: _Score) -> bool:
+    """In a model with an image, its composition; that of attributes is exact but for a label whose abduction is wrong."""
+    images = report.factual.images
+    return score.family != "composition" or not images or score.attribute in images or score.value > 0
+
+
 def summary_rows(report: AuditReport) -> list[list[str]]:
     """The important numbers as text, the header first: composition, and by intervention effectiveness, reversibility, true error.
 
@@ -258,7 +264,7 @@ def summary_rows(report: AuditReport) -> list[list[str]]:
     rows = [["question", "reads", "value [95 % interval]", "floor", "truth", "unit"]]
     for family in ("composition", "autoencoder", "effectiveness", "reversibility", "true_error"):
         for score in _scores(report):
-            if score.family == family and score.measure not in _FURTHER:
+            if score.family == family and score.measure not in _FURTHER and _is_shown(report, score):
                 question = f"{score.measure}, do({score.do})" if score.do else score.measure
                 numbers = score.value_and_interval(), score.show(score.floor), score.show(score.truth)
                 rows.append([question, _reads(score), *numbers, score.unit])

@@ -40,6 +40,14 @@ def test_the_example_of_training_an_image_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs" / "log" / "image" / "log.jsonl").is_file()
 
 
+def test_the_example_of_an_audit_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code(3), "README.md", "exec"), names)
+    assert names["report"].passed
+    assert (tmp_path / "audit" / "manifest.json").is_file()
+
+
 def test_every_relative_link_leads_somewhere():
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8"))
     assert targets
