@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from causalcf.autoencoder import Autoencoder
     from causalcf.batch import Batch
+    from causalcf.card import model_card
     from causalcf.comparing import compare
     from causalcf.datasets.fashion_mnist import FashionMNIST
     from causalcf.datasets.morphomnist import MorphoMNIST
@@ -102,6 +103,7 @@ _HOME = {
     ),
     "autoencoder": ("Autoencoder",),
     "batch": ("Batch",),
+    "card": ("model_card",),
     "comparing": ("compare",),
     "datasets.fashion_mnist": ("FashionMNIST",),
     "datasets.morphomnist": ("MorphoMNIST",),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from causalcf.cli_audit import audit, compare, demo, merge
+from causalcf.cli_audit import audit, card, compare, demo, merge
 from causalcf.cli_options import Dos, Index, Json, Out, Seed, Table, TableOut
 from causalcf.errors import AbductionError, CausalCFError, DataError
 
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (demo, audit, merge, compare):
+for _command in (demo, audit, merge, compare, card):
     app.command()(_command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that audit: `causalcf demo | audit | merge | compare`."""
+"""The commands that audit: `causalcf demo | audit | merge | compare | card`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from causalcf.errors import DataError
 if TYPE_CHECKING:
     from causalcf.soundness import AuditReport
 
-__all__ = ["audit", "compare", "demo", "merge"]
+__all__ = ["audit", "card", "compare", "demo", "merge"]
 
 
 def _print_report(report: AuditReport) -> None:
@@ -217,3 +217,26 @@ def compare(
     else:
         shown = table[["measure", "do", "attribute", "report", "first", "value", "difference", "low", "high", "unit"]]
         typer.echo(shown.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
+
+
+def card(
+    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
+    audits: Annotated[
+        list[Path] | None, typer.Option("--audit", help="An audit of it: audit.json, or its folder; again.")
+    ] = None,
+    about: Annotated[
+        Path | None, typer.Option(help='A TOML file of headings and paragraphs: intended_use = "...". Numbers by name alone.')
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The Markdown file to write.")] = Path("card.md"),
+    as_json: Json = False,
+) -> None:
+    """Write a model card whose every number names the run that it comes from."""
+    from causalcf.card import model_card, read_about, read_audit
+    from causalcf.store import load
+
+    text = model_card(load(model), [read_audit(path) for path in audits or []], read_about(about) if about else None)
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write '{out}': {error.strerror}. Choose another --out.") from error
+    typer.echo(json.dumps({"card": str(out), "characters": len(text)}) if as_json else str(out))

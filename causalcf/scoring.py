@@ -32,6 +32,16 @@ _NEAR = 0.1  # the share of rows whose number counts as the same as a given one
 # ------------------------------------------------------------------ what judges see
 
 
+Distance = Callable[["NDArray[np.uint8]", "NDArray[np.uint8]"], "NDArray[np.float64]"]
+"""two batches of images -> one number a row"""
+
+
+def _by_parts(distance: Distance, images: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """A distance a row, in the same parts however many rows there are."""
+    parts = [slice(place, place + CHUNK) for place in range(0, len(images), CHUNK)]
+    return np.concatenate([np.zeros(0), *(np.asarray(distance(images[part], target[part])) for part in parts)])
+
+
 class Reading(NamedTuple):
     """What a judge reads off images, a row each."""
 
@@ -137,8 +147,9 @@ def _score_reading(
 class Rows:
     """The whole batch, the part of it that this audit is about, and what is known of the real rows."""
 
-    def __init__(self, scm: SCM, whole: Batch, part: slice, judges: Mapping[str, Any]) -> None:
+    def __init__(self, scm: SCM, whole: Batch, part: slice, judges: Mapping[str, Any], distances: Mapping[str, Distance]) -> None:
         self.graph, self.whole, self.part, self.judges = scm.graph, whole, part, judges
+        self.distances: dict[str, Distance] = {"": image_distance, **distances}
         self.image = next(iter(scm.graph.images), None)
         self.batch = whole.rows(part)
         seen = whole.images[self.image] if self.image else whole.frame
@@ -149,6 +160,24 @@ class Rows:
             self.features = whole.images[self.image].reshape(len(whole), -1) / 255
         self.parents = list(scm.graph.parents(self.image)) if self.image else list(scm.graph.attributes)
 
+    def apart(
+        self, measure: str, images: NDArray[np.uint8], target: NDArray[np.uint8], other: NDArray[np.uint8], **about: Any
+    ) -> list[Measured]:
+        """How far images are from what they should be, by every distance.
+
+        Args:
+            measure: its name.
+            images, target: (row, channel, height, width).
+            other: what a method that does not look would give.
+            about: the intervention.
+        """
+        found = []
+        for name, distance in self.distances.items():
+            value, ceiling = (_by_parts(distance, some, target) for some in (images, other))
+            read, unit = (f"{self.image} by {name}", name) if name else (self.image or "", "grey level")
+            found.append(Measured(measure, value, attribute=read, floor=0.0, ceiling=ceiling, unit=unit, **about))
+        return found
+
     @property
     def before(self) -> NDArray[np.int64]:
         """The place of the row before each, which stands for another row; the last one is before the first."""
@@ -156,9 +185,16 @@ class Rows:
         return np.asarray((places - 1) % len(self.whole))
 
     def first(self, count: int | None) -> slice:
-        """Those of the part that are among the first rows of the whole."""
-        start = self.part.start
-        return slice(0, len(self.batch) if count is None else max(0, min(count - start, len(self.batch))))
+        """Those of the part that are among the first rows of the whole; one where there is none, see `cut`."""
+        return slice(0, max(1, self._among(count)))
+
+    def _among(self, count: int | None) -> int:
+        return len(self.batch) if count is None else max(0, min(count - self.part.start, len(self.batch)))
+
+    def cut(self, found: list[Measured], count: int | None) -> list[Measured]:
+        """What was measured on `first(count)`, without the row that stands for none: every part measures the same."""
+        among = np.arange(len(self.batch)) < self._among(count)
+        return [one.rows(among) for one in found]
 
     def real_part(self, name: str) -> Reading:
         read = self.real[name]
@@ -320,7 +356,7 @@ def score_back(
     scm: SCM, rows: Rows, answer: Counterfactual, label: str, cycles: Sequence[int], again_rows: int | None, seed: int
 ) -> list[Measured]:
     """There and back again, so many times."""
-    some, found = rows.first(again_rows), []
+    some, found = rows.first(again_rows), list[Measured]()
     factual, there = rows.batch.rows(some), answer.batch.rows(some)
     asked, home = ({name: frame[name] for name in answer.do} for frame in (there.frame, factual.frame))
     for cycle in range(1, max(cycles) + 1):
@@ -332,16 +368,11 @@ def score_back(
                 names = [name for name in scm.graph.attributes if name in answer.changed]
                 found += _columns(rows, measure, label, names, back.frame, factual.frame, moved, answer)
             else:
-                real = factual.images[rows.image]
-                found.append(
-                    Measured(
-                        measure, image_distance(back.images[rows.image], real), do=label, attribute=rows.image, floor=0.0,
-                        ceiling=image_distance(answer.images[rows.image][some], real), unit="grey level",
-                    )
-                )  # fmt: skip
+                moved, real = answer.images[rows.image][some], factual.images[rows.image]
+                found += rows.apart(measure, back.images[rows.image], real, moved, do=label)
         if cycle < max(cycles):
             there = counterfactual(scm, back.batch, asked, seed=seed).batch
-    return found
+    return rows.cut(found, again_rows)
 
 
 def score_truth(rows: Rows, answer: Counterfactual, label: str, true: Any) -> list[Measured]:
@@ -351,8 +382,7 @@ def score_truth(rows: Rows, answer: Counterfactual, label: str, true: Any) -> li
     if rows.image is None:
         names = [name for name in rows.graph.attributes if name in answer.changed and name in true]
         return _columns(rows, "true_error", label, names, answer.frame, true, rows.batch.frame, answer)
-    value, ceiling = (image_distance(images, true) for images in (answer.images[rows.image], rows.batch.images[rows.image]))
-    return [Measured("true_error", value, do=label, attribute=rows.image, floor=0.0, ceiling=ceiling, unit="grey level")]
+    return rows.apart("true_error", answer.images[rows.image], true, rows.batch.images[rows.image], do=label)
 
 
 def score_support(rows: Rows, answer: Counterfactual, label: str) -> tuple[Measured, NDArray[np.bool_]]:
@@ -414,20 +444,16 @@ def score_composition(
         if through is not None:
             distance = image_distance(decode_image(through), real)
             found.append(Measured("autoencoder", distance, attribute=rows.image, floor=0.0, unit="grey level"))
-    ceiling = image_distance(real, rows.whole.images[rows.image][rows.before])
+    other = rows.whole.images[rows.image][rows.before]
     current = abduction
     for number in range(1, max(rounds) + 1):
         again = reconstruct(current)
         if number in rounds:
-            distance = image_distance(again.images[rows.image], real[: len(again)])
-            found.append(
-                Measured(
-                    f"composition.{number}", distance, attribute=rows.image, floor=0.0, ceiling=ceiling[: len(again)],
-                    unit="grey level",
-                )
-            )  # fmt: skip
-            home, other = rows.batch.frame.iloc[: len(again)], rows.whole.frame.iloc[rows.before[: len(again)]]
-            found += _columns(rows, f"composition.{number}", "", scm.graph.attributes, again.frame, home, other)
+            measure, count = f"composition.{number}", len(again)
+            home, others = rows.batch.frame.iloc[:count], rows.whole.frame.iloc[rows.before[:count]]
+            scored = rows.apart(measure, again.images[rows.image], real[:count], other[:count])
+            scored += _columns(rows, measure, "", scm.graph.attributes, again.frame, home, others)
+            found += scored if number == 1 else rows.cut(scored, again_rows)
         if number == max(rounds):
             break
         if number == 1:

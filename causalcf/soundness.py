@@ -55,6 +55,7 @@ from causalcf.query import CHUNK, Abduction, Counterfactual, abduct, counterfact
 from causalcf.samplers import Sampler, draw_interventions
 from causalcf.scm import SCM
 from causalcf.scoring import (
+    Distance,
     Rows,
     score_back,
     score_composition,
@@ -291,6 +292,7 @@ def audit(
     sampler: Sampler | None = None,
     judges: Mapping[str, Any] | None = None,
     truth: Truth | None = None,
+    distances: Mapping[str, Distance] | None = None,
     guidance: Guidance | None = None,
     steps: int | Literal["auto"] | None = None,
     solver: Solver | None = None,
@@ -317,6 +319,8 @@ def audit(
             row; the model's own unless told. A judge with `scores(images)`, (row, label), is also asked for AUROC, one with
             `features(images)`, (row, feature), for realism.
         truth: from an answer to the true counterfactual images (without an image, to their table), or None where not known.
+        distances: further distances between images beside L1, such as LPIPS with weights of yours: by name, a function of two
+            batches of images to one number a row. Composition, reversibility and true error are told by each.
         guidance: the rule for images; the model's own unless told.
         steps: noise levels that an image visits each way, or `auto`, see `choose_steps`; the model's own unless told.
         solver: of the image, see `causalcf.solvers`; the model's own unless told.
@@ -350,7 +354,7 @@ def audit(
     drawn = interventions or draw_interventions(scm.graph, batch.frame, image=image, seed=seed, sampler=sampler)
     asked = {label: resolve(scm.graph, do, batch.frame, seed=seed) for label, do in drawn.items()}
     check_conditions(fail_on, asked, scm.graph.order)
-    rows, measured = Rows(scm, batch, part, judges), list[Measured]()
+    rows, measured = Rows(scm, batch, part, judges, distances or {}), list[Measured]()
     answers: dict[str, Counterfactual] = {}
     errors: dict[str, pd.Series] = {}
     outside: dict[str, NDArray[np.bool_]] = {}

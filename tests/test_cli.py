@@ -1,6 +1,7 @@
 """The command line: exit codes, errors without tracebacks, and the demo end to end."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -188,6 +189,32 @@ def test_an_audit_fails_on_conditions_by_its_exit_code(clinic, capsys):
     assert json.loads(capsys.readouterr().out)["passed"] is False
     assert main([*command, "--fail-on", "composition.1 do(X) > 1"]) == 2
     assert "is about do(X), which is not asked. Asked: Z, T" in capsys.readouterr().err
+
+
+def test_a_card_names_the_run_of_every_number_and_refuses_one_without(clinic, capsys):
+    table = ["--data", str(clinic / "t.parquet")]
+    assert main(["audit", str(clinic / "m"), *table, "--out", str(clinic / "a")]) == 0
+    (clinic / "about.toml").write_text('intended_use = "Teaching; there and back is {reversibility.1 do(T) Y} off."\n')
+    command = ["card", str(clinic / "m"), "--out", str(clinic / "card.md"), "--about", str(clinic / "about.toml")]
+    assert main([*command, "--audit", str(clinic / "a")]) == 0
+    text = (clinic / "card.md").read_text()
+    assert "## Intended use" in text
+    assert re.search(r"there and back is [\de.-]+ \[.*\] \(256 rows, seed 0, interventions mixed, causalcf", text)
+    assert "| noise_fit |" in text
+    assert main(command) == 2
+    assert "give it an audit of the model" in capsys.readouterr().err
+    for words, said in (
+        ("Right in 97.5 of cases.", "stands the number '97.5' without its run"),
+        ("Right in 97 % of cases.", "stands the number '97 %' without its run"),
+        ("Off by {effectiveness do(T) Q}.", "names no number of the audits"),
+    ):
+        (clinic / "about.toml").write_text(f'limits = "{words}"\n')
+        assert main([*command, "--audit", str(clinic / "a" / "audit.json")]) == 2
+        assert said in capsys.readouterr().err
+    fit = ["fit", str(clinic / "clinic.toml"), *table, "--seed", "1", "--out", str(clinic / "other")]
+    assert main(fit) == 0
+    assert main(["card", str(clinic / "other"), "--audit", str(clinic / "a"), "--out", str(clinic / "card.md")]) == 2
+    assert "is of another model than this one" in capsys.readouterr().err
 
 
 def test_shards_are_audited_merged_and_compared_from_the_command_line(clinic, capsys):

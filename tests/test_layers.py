@@ -37,7 +37,7 @@ LAYERS = [
     {"query", "samplers"},
     {"scoring", "subgroups", "presets", "table_judges"},
     {"judges", "soundness", "effects", "recipes", "plot", "testing"},
-    {"report", "tuning", "scale", "comparing", "archive"},
+    {"report", "tuning", "scale", "comparing", "archive", "card"},
     {"cli_options"},
     {"cli_audit"},
     {"cli", "app"},

@@ -157,6 +157,22 @@ class Amplifying(Bands):
         return super().predict(noise, parents, changed=changed)
 
 
+def test_other_distances_between_images_are_told_as_well(study):
+    largest = {"largest": lambda one, other: np.abs(one.astype(float) - other).reshape(len(one), -1).max(axis=1)}
+    report = ccf.audit(model(study, Shifting()), study, judges={}, truth=known_truth, rounds=(1,), distances=largest)
+    assert report.value("composition.1", attribute="image") == pytest.approx(1.0, abs=0.02)  # one row of nine is 9 brighter
+    assert report.value("composition.1", attribute="image by largest") == pytest.approx(9.0, abs=0.05)
+    assert report.value("reversibility.1", "tone", "image by largest") == pytest.approx(18.0, abs=0.1)
+    assert report.value("true_error", "tone", "image by largest") == pytest.approx(9.0, abs=1.0)
+
+
+def test_an_audit_of_images_folds(study):
+    scm = model(study, Bands())
+    given = {"judges": JUDGES, "truth": known_truth, "rounds": (1, 2), "again_rows": 100, "seed": 3, "by": ["kind"], "scan": True}
+    parts = [ccf.audit(scm, study, shard=(number, 3), **given) for number in (2, 3, 1)]
+    assert ccf.merge_audits(parts).to_json() == ccf.audit(scm, study, **given).to_json()
+
+
 @pytest.mark.parametrize(
     ("fault", "caught"),
     [
