@@ -350,3 +350,33 @@ def test_a_judge_of_labels_agrees_with_scikit_learn_and_folds():
     assert np.array_equal(np.concatenate(halves), judge.scores(batch.frame))
     with pytest.raises(ccf.DataError, match=r"'n' has no effect in graph 'g' that a table shows"):
         ccf.TableJudge.fit(batch, "n")
+
+
+def test_support_tells_which_interventions_lead_outside_the_data():
+    scm, batch = table_model()
+    far, near = batch.frame["age"] + 200, batch.frame["age"].to_numpy()
+    report = ccf.audit(scm, batch, interventions={"far": {"age": far}, "near": {"age": near}})
+    assert report.value("support", "far", "age") == 100.0
+    assert report.outside["far"].all()
+    scores = report.scores.set_index(["measure", "do", "attribute"])
+    assert scores.loc[("support", "near", "age"), "value"] <= 2.0
+    assert scores.loc[("support", "near", "age"), "floor"] == pytest.approx(1.0, abs=0.5)  # one real row in a hundred, as defined
+
+
+def test_noise_of_a_graph_that_lacks_an_arrow_is_not_independent():
+    (scm, batch), rows = table_model(), 400
+    graph = ccf.CausalGraph("lacking", [ccf.Node("age", "continuous"), ccf.Node("dose", "continuous")])
+    lacking = ccf.fit(ccf.SCM(graph, {"age": ccf.Empirical(), "dose": ccf.Empirical()}), ccf.Batch(graph, batch.frame))
+    wrong = ccf.audit(lacking, ccf.Batch(graph, batch.frame), interventions={"age": {"age": ccf.Shift(1.0)}})
+    right = ccf.audit(scm, batch)
+    assert wrong.value("noise_independence", attribute="age, dose") > 0.5  # the correlation of age and dose is .71
+    assert right.value("noise_independence", attribute="age, dose") < 4 / rows**0.5
+    assert [str(one) for one in wrong.graph_check.contradicted] == ["age _||_ dose"]
+    assert right.graph_check.passed
+
+
+def test_an_attribute_of_the_noise_that_does_not_fit_is_named():
+    scm, batch = table_model()
+    older = ccf.Batch(batch.graph, batch.frame.assign(dose=batch.frame["dose"] + 1.0))  # another population
+    assert ccf.audit(scm, older).value("noise_fit", attribute="dose") > 0.25
+    assert ccf.audit(scm, batch).value("noise_fit", attribute="dose") < 0.08
