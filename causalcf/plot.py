@@ -368,7 +368,7 @@ def scan_figure(found: pd.DataFrame, most: int = 12) -> Figure:
         axes.plot([row.value], [place], marker="o", markersize=6, color="#d1702c" if row.p <= 0.05 else QUIET, zorder=3)
         y = 0.45 + height * (place + 0.5) + 0.04
         page.text(left - 0.15, y, f"{row.subgroup} (n = {row.n}): {row.attribute} under do({row.do})", 8, ha="right")
-        page.text(left + 3.55, y, f"p = {row.p:.3f}, {row.unit}", 8)
+        page.text(left + 3.55, y, ", ".join(filter(None, [f"p = {row.p:.3f}", row.unit])), 8)
     axes.axvline(0, color=QUIET, linewidth=0.8, linestyle="--", zorder=0)
     axes.set_ylim(len(some) - 0.5, -0.5)
     axes.set_yticks([])

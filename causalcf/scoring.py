@@ -294,6 +294,8 @@ def score_judged(rows: Rows, answer: Counterfactual, label: str, true: Any) -> l
     seen = answer.images[rows.image] if rows.image else answer.frame
     nearest: tuple[NDArray[np.float64], NDArray[np.float64] | None] | None = None
     for name, judge in rows.judges.items():
+        if any(node.name in answer.do for node in getattr(judge, "inputs", ())):
+            continue  # set from outside, an effect no longer tells of its cause
         read, real, other = ask_judge(judge, seen), rows.real_part(name), rows.real[name].values[rows.before]
         told = None if true is None else ask_judge(judge, true)
         wanted, had = answer.frame[name].to_numpy(), rows.batch.frame[name].to_numpy()

@@ -317,6 +317,7 @@ def test_judges_of_a_table_read_causes_off_their_effects(tmp_path):
     scores = report.scores.set_index(["measure", "do", "attribute"])
     sound = scores.loc[("effectiveness", "age", "age")]
     assert abs(sound["value"] - sound["floor"]) < 0.2 * (sound["ceiling"] - sound["floor"])
+    assert ("effectiveness", "dose", "age") not in scores.index  # the dose that was set no longer tells the age
 
     class Deaf(ccf.LinearGaussian):
         """Does not see that its parent moved."""
