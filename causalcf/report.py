@@ -252,7 +252,7 @@ def _reads(score: _Score) -> str:
 def _is_shown(report: AuditReport, score: _Score) -> bool:
     """In a model with an image, its composition; that of attributes is exact but for a label whose abduction is wrong."""
     images = report.factual.images
-    return score.family != "composition" or not images or score.attribute in images or score.value > 0
+    return score.family != "composition" or not images or score.attribute in images or score.value > 1e-6
 
 
 def summary_rows(report: AuditReport) -> list[list[str]]:
