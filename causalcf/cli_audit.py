@@ -53,7 +53,8 @@ def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> di
         )
     report.to_json(paths["audit.json"])
     report.to_html(paths["report.html"])
-    paths["evidence"] = save_report(report, out / "evidence")
+    paths["evidence"] = out / "evidence"
+    save_report(report, paths["evidence"])
     return {name: str(path) for name, path in paths.items()}
 
 
