@@ -20,7 +20,7 @@ _COLUMNS = ["measure", "do", "attribute", "role", "report", "value", "first", "d
 def _check_paired(first: AuditReport, name: str, other: AuditReport) -> None:
     if not other.factual.frame.index.equals(first.factual.frame.index):
         raise DataError(f"report '{name}' is of other rows than the first. Audit the same batch with both.")
-    for label in set(first.answers) & set(other.answers):
+    for label in (label for label in first.answers if label in other.answers):
         for node, asked in first.answers[label].do.items():
             if node in other.answers[label].do and not asked.equals(other.answers[label].do[node]):
                 raise DataError(f"report '{name}' asked do({label}) for other values than the first. Audit with the same seed.")
