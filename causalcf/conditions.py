@@ -139,6 +139,13 @@ def judge_conditions(texts: Sequence[str], scores: pd.DataFrame) -> list[dict[st
     for text in texts:
         condition = parse_condition(text)
         rows = condition.matching(scores)
+        unknown = rows[rows["value"].isna()]
+        if len(unknown):
+            first = unknown.iloc[0]
+            raise DataError(
+                f"the condition '{condition.text}' asks for {first['measure']} of '{first['attribute']}' under "
+                f"do({first['do']}), which these {first['n']} rows do not tell: they lack a label, or are too few."
+            )
         if rows.empty:
             measures = ", ".join(dict.fromkeys(scores["measure"]))
             asked = ", ".join(filter(None, dict.fromkeys(scores["do"])))

@@ -428,9 +428,7 @@ def _graph_words(report: AuditReport) -> _Html:
     implied = int((found.table["kind"] == "independence").sum()) if len(found.table) else 0
     if not implied:
         return _tag("p", "The graph implies no independence among its attributes: no data can contradict it.")
-    parts = [
-        f"The graph implies {_count(implied, 'independence').replace('independences', 'independencies')} among its attributes."
-    ]
+    parts = [f"The graph implies {implied} {'independence' if implied == 1 else 'independencies'} among its attributes."]
     if found.contradicted:
         parts.append(
             f"These rows contradict {_all(list(map(str, found.contradicted)))}: an arrow or a confounder is missing, or wrong."

@@ -111,26 +111,19 @@ def _score_reading(
     def pairs(codes: NDArray[np.float64], reading: Reading) -> NDArray[np.float64]:
         return np.stack([codes, _codes(node, reading.values)], axis=1)
 
-    truth = None if true is None else pairs(asked, true)
-    found.append(
-        Measured(
-            "effectiveness.f1", pairs(asked, read), statistic="f1", floor=pairs(shown, real), truth=truth, unit="F1",
-            better="high", **about,
-        )
-    )  # fmt: skip
-    if read.scores is None or real.scores is None:
-        return found
-
     def scored(codes: NDArray[np.float64], reading: Reading) -> NDArray[np.float64]:
         return np.column_stack([codes, np.asarray(reading.scores)])
 
-    truth = None if true is None else scored(asked, true)
-    found.append(
-        Measured(
-            "effectiveness.auroc", scored(asked, read), statistic="auroc", floor=scored(shown, real), truth=truth, unit="AUROC",
-            better="high", **about,
-        )
-    )  # fmt: skip
+    has_scores = read.scores is not None and real.scores is not None
+    for statistic, rows in (("f1", pairs), ("auroc", scored)) if has_scores else (("f1", pairs),):
+        found.append(
+            Measured(
+                f"effectiveness.{statistic}", rows(asked, read), statistic=statistic, floor=rows(shown, real),
+                truth=None if true is None else rows(asked, true), unit=statistic.upper(), better="high", **about,
+            )
+        )  # fmt: skip
+    if not has_scores:
+        return found
     both = np.concatenate([scored(asked, read), scored(shown, real)], axis=1)
     found.append(
         Measured(
@@ -241,6 +234,13 @@ class Rows:
         limit = float(np.quantile(known, 0.99)) if len(known) else np.inf
         return distance > limit, limit
 
+    @cached_property
+    def to_references(self) -> NDArray[np.float64]:
+        """Distances in features from each row to the first real rows, (row, reference)."""
+        features = torch.as_tensor(np.asarray(self.features, dtype=np.float64))
+        mine, reference = features[self.part], features[: self.references]
+        return torch.cdist(mine, reference, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+
     def alike(self, frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
         """For each row, the reference rows that have its value of these attributes: its label, or a number near to it."""
         whole, found = self.whole.frame.iloc[: self.references], np.ones((len(frame), self.references), dtype=bool)
@@ -254,16 +254,16 @@ class Rows:
         return found
 
 
-def _score_minimality(rows: Rows, answer: Counterfactual, label: str, features: NDArray[np.float64],
-                      true: NDArray[np.float64] | None) -> Measured:  # fmt: skip
+def _score_minimality(
+    rows: Rows, real: NDArray[np.float64], answer: Counterfactual, label: str, features: NDArray[np.float64],
+    true: NDArray[np.float64] | None,
+) -> Measured:  # fmt: skip
     """Counterfactual latent divergence, log(.2 exp P(S_cf <= d) + .8 exp P(S_f >= d)), d the distance of x* from x in features.
 
     S_cf are the distances of x from real images that show what x* should, S_f from those that show what x does: low is an image
     nearer to x than others of the new value are, and farther than others of the old value.
     """
-    reference = torch.as_tensor(rows.features[: rows.references], dtype=torch.float64)  # type: ignore[index]
-    mine = torch.as_tensor(rows.features[rows.part], dtype=torch.float64)  # type: ignore[index]
-    apart = torch.cdist(mine, reference, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    mine, apart = real[rows.part], rows.to_references
     places = np.arange(len(rows.whole))[rows.part]
     itself = np.arange(rows.references)[None, :] == places[:, None]
     names = list(answer.do)
@@ -274,12 +274,12 @@ def _score_minimality(rows: Rows, answer: Counterfactual, label: str, features: 
         return np.where(count > 0, (which & meets).sum(axis=1) / np.maximum(count, 1), 0.5)
 
     def divergence(found: NDArray[np.float64]) -> NDArray[np.float64]:
-        distance = np.sqrt(((found - mine.numpy()) ** 2).sum(axis=1))[:, None]
+        distance = np.sqrt(((found - mine) ** 2).sum(axis=1))[:, None]
         return np.asarray(np.log(0.2 * np.exp(share(asked, apart <= distance)) + 0.8 * np.exp(share(had, apart >= distance))))
 
     return Measured(
         "minimality", divergence(features), do=label, attribute=rows.image or "", unit="CLD",
-        ceiling=divergence(rows.features[rows.before]),  # type: ignore[index]
+        ceiling=divergence(real[rows.before]),
         truth=None if true is None else divergence(true),
     )  # fmt: skip
 
@@ -313,7 +313,7 @@ def score_judged(rows: Rows, answer: Counterfactual, label: str, true: Any) -> l
         if nearest is None:
             flat = answer.images[rows.image].reshape(len(rows.batch), -1) / 255
             nearest = flat, None if true is None else true.reshape(len(rows.batch), -1) / 255
-        found.append(_score_minimality(rows, answer, label, *nearest))
+        found.append(_score_minimality(rows, rows.features, answer, label, *nearest))
     return found
 
 

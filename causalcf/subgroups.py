@@ -78,7 +78,8 @@ class Subgroups:
                 name: [None if np.isnan(table.loc[key, name]) else float(table.loc[key, name]) for table in self._tables]
                 for name in self.by_group.columns
             }
-            numbers.append({**dict(zip(_KEY, key, strict=True)), "overall": float(self.overall[key]), "groups": groups})
+            overall = None if np.isnan(self.overall[key]) else float(self.overall[key])
+            numbers.append({**dict(zip(_KEY, key, strict=True)), "overall": overall, "groups": groups})
         return {"smallest": self.smallest, "sizes": {name: int(size) for name, size in self.sizes.items()}, "numbers": numbers}
 
     @property
@@ -125,16 +126,16 @@ def by_subgroup(
     """
     parts = {name: rows for name, rows in _groups(_column(frame, column)).items() if rows.any()}
     sizes = pd.Series({name: int(rows.sum()) for name, rows in parts.items()}, name="rows")
-    whole = score_table(measured, seed=seed, groups=groups).set_index(_KEY)
+    overall = pd.Series({one.key: one.number() for one in measured if one.n}, dtype=float).rename_axis(_KEY)
     tables = {}
     for name, rows in parts.items():
         some = [part for one in measured if (part := one.rows(rows)).n >= smallest]
         tables[name] = score_table(some, seed=seed, groups=None if groups is None else groups[rows]).set_index(_KEY)
     value, low, high = (
-        pd.DataFrame({name: table[kind].reindex(whole.index) for name, table in tables.items()})
+        pd.DataFrame({name: table[kind].reindex(overall.index) for name, table in tables.items()})
         for kind in ("value", "low", "high")
     )
-    return Subgroups(column, whole["value"], value, low, high, sizes, smallest)
+    return Subgroups(column, overall, value, low, high, sizes, smallest)
 
 
 def _statistic(rows: NDArray[np.float64], member: NDArray[np.float64]) -> NDArray[np.float64]:

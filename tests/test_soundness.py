@@ -226,6 +226,29 @@ def test_a_condition_that_is_best_at_zero_is_compared_by_size():
     assert [check["passed"] for check in judge_conditions(texts, scores)] == [False, True, False, True]
 
 
+def test_a_number_that_the_rows_do_not_tell_is_null_and_answers_no_condition():
+    scm, batch = table_model()
+    one = batch.rows(np.flatnonzero(batch.frame["stage"] == 1)[:70])  # no AUROC without a second label
+
+    class Judge:
+        """Reads the stage off the table, with scores."""
+
+        def __call__(self, frame):
+            return frame["stage"].to_numpy()
+
+        def scores(self, frame):
+            return np.column_stack([1 - frame["stage"], frame["stage"]]).astype(float)
+
+    given = {"judges": {"stage": Judge()}, "interventions": {"site": {"site": 1}}, "by": ["site"]}
+    report = ccf.audit(scm, one, **given)
+    assert np.isnan(report.value("effectiveness.auroc", "site", "stage"))
+    jsonschema.validate(json.loads(report.to_json()), SCHEMA)
+    with pytest.raises(
+        ccf.DataError, match=r"asks for effectiveness\.auroc of 'stage' under .*, which these 70 rows do not tell"
+    ):
+        _ = ccf.audit(scm, one, **given, fail_on=["effectiveness.auroc < 0.9"]).passed
+
+
 def test_conditions_are_read_from_a_file(tmp_path):
     path = tmp_path / "audit.toml"
     path.write_text('fail_on = ["composition.1 > 0.5"]\n')
