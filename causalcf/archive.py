@@ -53,7 +53,7 @@ def save_report(report: AuditReport, path: str | Path) -> Path:
         arrays: dict[str, NDArray[Any]] = {f"factual/{name}": pixels for name, pixels in report.factual.images.items()}
         plain = [field.name for field in fields(Measured) if field.name not in KINDS]
         table = []
-        for place, one in enumerate(report.measured):
+        for place, one in enumerate([*report.measured, *report.weighted]):
             entry = {name: getattr(one, name) for name in plain}
             for kind in KINDS:
                 rows = getattr(one, kind)
@@ -111,4 +111,5 @@ def load_report(path: str | Path) -> AuditReport:
         if (path / f"errors-{place}.parquet").is_file():
             errors[label] = read_table(path / f"errors-{place}.parquet")["error"].rename(None)
     checks = pd.DataFrame(record["checks"])
-    return AuditReport(measured, checks, record["settings"], factual, answers, errors, _split(table, _OUTSIDE))
+    own, weighted = ([one for one in measured if (one.weight is None) == is_own] for is_own in (True, False))
+    return AuditReport(own, checks, record["settings"], factual, answers, errors, _split(table, _OUTSIDE), weighted)

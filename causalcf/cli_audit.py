@@ -150,6 +150,9 @@ def audit(
     again_rows: Annotated[
         int | None, typer.Option(help="So many rows go there and back, and round after round; all unless told.", min=2)
     ] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="A guidance weight to ask everything under, for the trade-off curve; again.")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Ask and score as a published evaluation: axiomatic-2022, benchmark-2024, dcfg-2025.")
     ] = None,
@@ -177,7 +180,8 @@ def audit(
     from causalcf.conditions import read_conditions
 
     asked = {
-        "guidance": read_guidance(guidance), "again_rows": again_rows, "preset": preset, "sampler": sampler, "groups": groups,
+        "guidance": read_guidance(guidance), "again_rows": again_rows, "weights": weight or (), "preset": preset,
+        "sampler": sampler, "groups": groups,
         "by": by or (), "scan": scan, "fail_on": [*(read_conditions(conditions) if conditions else []), *(fail_on or [])],
     }  # fmt: skip
     _audit(

@@ -46,6 +46,7 @@ class Measured:
         floor: what real images give, as `value`, or one number that is known.
         ceiling: what a method gives that does not look.
         truth: what the true counterfactual images give.
+        weight: of guidance, where it is not the model's own rule that was asked.
     """
 
     measure: str
@@ -60,6 +61,7 @@ class Measured:
     floor: Any = None
     ceiling: Any = None
     truth: Any = None
+    weight: float | None = None
 
     def __post_init__(self) -> None:
         for kind in KINDS:

@@ -299,6 +299,7 @@ def panel_figure(answer: Counterfactual, rows: Sequence[int], captions: Sequence
 
 
 _RULE_COLOURS = {"nested": "#1f4e9c", "anchored": "#d1702c", "paper": "#2e8b57"}
+_LINE_COLOURS = (*_RULE_COLOURS.values(), INK, "#8a4fa3", "#7a6a2f")
 
 
 def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, Mapping[str, float]]) -> Figure:
@@ -349,6 +350,58 @@ def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, Mapping[str, float
                 axes.legend(fontsize=7, frameon=False)
     page.text(left, 0.24, f"chosen: {table[table['kept']]['rule'].iloc[0]}", 9)
     return page.figure
+
+
+_MARKERS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"))
+
+
+def weight_figure(reading: pd.DataFrame, back: pd.DataFrame) -> Figure:
+    """What every guidance weight shows of what was asked and of the rest, above, and how far there and back leads, below.
+
+    Args:
+        reading: of `causalcf.tradeoff.shares`, a row an attribute, `do` and `weight`; a weight of NaN is the model's own rule.
+        back: rows of `AuditReport.tradeoff` with reversibility.
+    """
+    labels, weights = list(dict.fromkeys(back["do"])), sorted(back["weight"].dropna().unique())
+    places = {weight: place + 1.0 for place, weight in enumerate(weights)}
+    width, height, left, top, gap = 2.6, 1.9, 0.75, 0.62, 0.5
+    page = _Page(left + len(labels) * (width + gap), top + 2 * (height + gap) + 0.15)
+    for column, label in enumerate(labels):
+        page.text(left + column * (width + gap), 0.45, f"do({label})", 10, fontweight="bold")
+        shares, home = (some[some["do"] == label] for some in (reading, back))
+        panels = [(shares, "share", "share_low", "share_high"), (home, "value", "low", "high")]
+        for row, (some, *names) in enumerate(panels):
+            axes = page.axes(left + column * (width + gap), top + row * (height + gap), width, height)
+            for place, (attribute, line) in enumerate(some.groupby("attribute", sort=False)):
+                marker, style = _MARKERS[place % len(_MARKERS)]
+                own, line = line[line["weight"].isna()], line.sort_values("weight").dropna(subset=["weight"])
+                across = [places[weight] for weight in line["weight"]]
+                kind = {"marker": marker, "markersize": 4.5, "color": _LINE_COLOURS[place % len(_LINE_COLOURS)], "capsize": 2}
+                role = line["role"].iloc[0]
+                name = f"{attribute} ({role})" if role else str(attribute)
+                axes.errorbar(across, line[names[0]], _whiskers(line, *names), linestyle=style, linewidth=1.1, label=name, **kind)
+                axes.errorbar([0.0], own[names[0]], _whiskers(own, *names), linestyle="none", markerfacecolor="white", **kind)
+            axes.set_xticks([0.0, *places.values()], ["own rule", *(f"{weight:g}" for weight in weights)])
+            axes.set_xlim(-0.5, len(weights) + 0.5)
+            axes.axhline(0, color=QUIET, linewidth=0.8, linestyle="--", zorder=0)
+            axes.tick_params(labelsize=7)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
+            if column == 0:
+                words = ("reading: 0 as on real images,\n1 as of another row", "there and back,\ngrey levels")[row]
+                axes.set_ylabel(words, fontsize=8)
+            if row == 0 and len(some):
+                axes.legend(fontsize=6.5, frameon=False)
+            if row == 1:
+                axes.set_xlabel("weight of guidance", fontsize=8)
+    return page.figure
+
+
+def _whiskers(line: pd.DataFrame, middle: str, low: str, high: str) -> NDArray[np.float64]:
+    """Lengths of the error bars, (2, row)."""
+    ends = np.sort(line[[low, high]].to_numpy(float), axis=1).T
+    centre = line[middle].to_numpy(float)
+    return np.nan_to_num(np.stack([np.maximum(centre - ends[0], 0), np.maximum(ends[1] - centre, 0)]))
 
 
 def scan_figure(found: pd.DataFrame, most: int = 12) -> Figure:

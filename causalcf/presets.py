@@ -1,9 +1,9 @@
 """How published evaluations ask and score, so that their numbers and an audit's line up.
 
-    preset           interventions   composition after   there and back   judges
-    axiomatic-2022   marginal        1, 10 rounds        1, 10 times      as they are
-    benchmark-2024   bins            1, 10 rounds        1 time           in training mode, 256 rows at a time
-    dcfg-2025        flip            1 round             1 time           as they are
+    preset           interventions   composition after   there and back   judges                                weights
+    axiomatic-2022   marginal        1, 10 rounds        1, 10 times      as they are                           the model's
+    benchmark-2024   bins            1, 10 rounds        1 time           in training mode, 256 rows at a time  the model's
+    dcfg-2025        flip            1 round             1 time           as they are                           and 1, 1.5, 2, 3
 
 `axiomatic-2022`: M. Monteiro et al., "Measuring axiomatic soundness of counterfactual image models",
 https://arxiv.org/abs/2303.01274. `benchmark-2024`: T. Melistas et al., "Benchmarking Counterfactual Image Generation",
@@ -39,12 +39,13 @@ class Preset:
     rounds: Sequence[int]
     cycles: Sequence[int]
     training_mode: bool = False
+    weights: Sequence[float] = ()
 
 
 PRESETS = {
     "axiomatic-2022": Preset("marginal", (1, 10), (1, 10)),
     "benchmark-2024": Preset("bins", (1, 10), (1,), training_mode=True),
-    "dcfg-2025": Preset("flip", (1,), (1,)),
+    "dcfg-2025": Preset("flip", (1,), (1,), weights=(1.0, 1.5, 2.0, 3.0)),
 }
 
 

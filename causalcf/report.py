@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from causalcf.plot import counterfactual_figure, panel_figure, scan_figure, to_png
+from causalcf.plot import counterfactual_figure, panel_figure, scan_figure, to_png, weight_figure
 from causalcf.query import Counterfactual
 from causalcf.soundness import AuditReport
 from causalcf.subgroups import Subgroups
+from causalcf.tradeoff import shares
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -594,6 +595,41 @@ def _numbers(report: AuditReport) -> _Html:
     return _section("Numbers", _tag("p", reading), *(_score_table(report, family, some) for family, some in tables if some))
 
 
+# ------------------------------------------------------------------ trade-off
+
+
+def _tradeoff(report: AuditReport, dpi: int) -> list[_Html]:
+    """What guidance weights buy and cost; nothing where none were asked for."""
+    if not report.weighted:
+        return []
+    table = report.tradeoff
+    table = table[table["measure"].isin(["effectiveness", "reversibility.1"])]
+    weights = ["own rule", *(f"{weight:g}" for weight in sorted(table["weight"].dropna().unique()))]
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in table.itertuples(index=False):
+        read = f"{row.attribute} ({row.role})" if row.role else str(row.attribute)
+        column = "own rule" if math.isnan(float(row.weight)) else f"{row.weight:g}"
+        value, low, high = (float(number) for number in (row.value, row.low, row.high))
+        text, *ends = (_minus(_number(number, _decimals(value, low, high))) for number in (value, low, high))
+        lines.setdefault((str(row.measure), f"do({row.do})", read, str(row.unit)), {})[column] = f"{text} [{', '.join(ends)}]"
+    body = [[*line, *(found.get(weight, _UNKNOWN) for weight in weights)] for line, found in lines.items()]
+    caption = "By weight of guidance, value and 95 % interval"
+    numbers = _table(caption, ["measure", "asked", "read", "unit", *weights], body, numbers=weights, class_="scores")
+    reading = (
+        "Everything was asked again with one weight for all that an intervention reaches. In the picture, above: where each "
+        "attribute’s reading lies between what real images score (0) and what real images of other rows score (1), so that "
+        "attributes of different units compare; below: how far there and back leads. Hollow marks at the left are the model’s "
+        "own rule. The table has the numbers."
+    )
+    back = table[table["measure"] == "reversibility.1"]
+    alternative = (
+        f"Readings and reversibility under the weights {_all(weights[1:])} and the model’s own rule, a column of panels for "
+        f"each of {_all([f'do({do})' for do in report.answers])}; the numbers are in the table below."
+    )
+    picture = _Picture(weight_figure(shares(table), back), alternative, "What a stronger weight buys, and what it costs.")
+    return [_section("Trade-off", _tag("p", reading), *([picture.tag(dpi)] if dpi else []), numbers)]
+
+
 # ------------------------------------------------------------------ subgroups
 
 
@@ -755,7 +791,7 @@ def html(report: AuditReport) -> str:
         first = overview.tag(dpi) if overview and dpi else none if overview else _tag("p", "No image was asked about.")
         shown = [panel.tag(dpi) for panel in panels] if dpi else [none]
         extremes = [_section("Best, median and worst", _tag("div", *shown, class_="panels"))] if panels else []
-        groups = _subgroups(report, dpi)
+        groups = [*_tradeoff(report, dpi), *_subgroups(report, dpi)]
         body = _tag("main", _join(["", verdict, checks, _pictures(report, first), numbers, *groups, *extremes, how, limits, ""]))
         page = f"<!DOCTYPE html>\n{_tag('html', _join(['', _tag('head', head), _tag('body', top, body), '']), lang='en')}\n"
         if len(page.encode()) <= MOST_BYTES:

@@ -67,6 +67,7 @@ from causalcf.scoring import (
 )
 from causalcf.solvers import Solver
 from causalcf.subgroups import Subgroups, by_subgroup, scan_subgroups
+from causalcf.tradeoff import check_weights, score_weights, tradeoff_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,6 +96,7 @@ class AuditReport:
         errors: by intervention, one number a row that says how far its answer is off: against the true image where it is known,
             there and back elsewhere.
         outside: by intervention, whether the row's attributes are like no row's of the data, (row, intervention).
+        weighted: the evidence under other weights of guidance.
     """
 
     measured: Sequence[Measured]
@@ -104,6 +106,7 @@ class AuditReport:
     answers: Mapping[str, Counterfactual]
     errors: Mapping[str, pd.Series]
     outside: pd.DataFrame
+    weighted: Sequence[Measured] = ()
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -131,6 +134,11 @@ class AuditReport:
     def passed(self) -> bool:
         """Whether every check and every condition holds."""
         return bool(self.verdicts["passed"].astype(bool).all())
+
+    @cached_property
+    def tradeoff(self) -> pd.DataFrame:
+        """Effectiveness, amplification and reversibility by guidance `weight`, NaN for the model's own rule; as `scores`."""
+        return tradeoff_table(self.measured, self.weighted, seed=self.settings["seed"], groups=self.groups)
 
     @cached_property
     def graph_check(self) -> GraphCheck:
@@ -196,6 +204,8 @@ class AuditReport:
             found["subgroups"] = {column: parts.to_dict() for column, parts in self.subgroups.items()}
         if self.searched is not None:
             found["scan"] = _records(self.searched)
+        if self.weighted:
+            found["tradeoff"] = _records(self.tradeoff)
         return found
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -299,6 +309,7 @@ def audit(
     rounds: Sequence[int] | None = None,
     cycles: Sequence[int] | None = None,
     again_rows: int | None = None,
+    weights: Sequence[float] = (),
     groups: str | None = None,
     by: Sequence[str] = (),
     scan: bool = False,
@@ -327,6 +338,8 @@ def audit(
         rounds: after how many rounds composition is measured; 1 and 10 unless told.
         cycles: after how many times there and back reversibility is measured; 1 unless told.
         again_rows: so many rows go through the model again, there and back, and round after round; all unless told.
+        weights: of guidance, under each of which everything is asked again for the trade-off curve: one weight for all that an
+            intervention reaches, in the form of the model's own rule.
         groups: a column of the batch, such as the patient of an image: intervals draw its groups as a whole.
         by: columns by whose groups the report shows every number.
         scan: search the subgroups of these columns (of all attributes without) for the worst amplification.
@@ -346,6 +359,7 @@ def audit(
     sampler, rounds, cycles = sampler or protocol.sampler, rounds or protocol.rounds, cycles or protocol.cycles
     judges = dict(scm.judges if judges is None else judges)
     scm.graph.check(judges, "use a judge for")
+    weights = check_weights(scm, weights, protocol.weights)
     if protocol.training_mode:
         if shard is not None:
             raise DataError(f"preset '{preset}' scores a row by its company, so that an audit with it has no shards.")
@@ -354,7 +368,7 @@ def audit(
     drawn = interventions or draw_interventions(scm.graph, batch.frame, image=image, seed=seed, sampler=sampler)
     asked = {label: resolve(scm.graph, do, batch.frame, seed=seed) for label, do in drawn.items()}
     check_conditions(fail_on, asked, scm.graph.order)
-    rows, measured = Rows(scm, batch, part, judges, distances or {}), list[Measured]()
+    rows, measured, weighted = Rows(scm, batch, part, judges, distances or {}), list[Measured](), list[Measured]()
     answers: dict[str, Counterfactual] = {}
     errors: dict[str, pd.Series] = {}
     outside: dict[str, NDArray[np.bool_]] = {}
@@ -371,6 +385,7 @@ def audit(
             far = score_truth(rows, answer, label, true)
             measured += [*score_judged(rows, answer, label, true), *back, *far, support]
             measured += score_evaluations(rows, answer.diagnostics, label)
+            weighted += score_weights(scm, rows, abduction, do, label, weights, again_rows, seed)
             if image is not None:
                 error = (far or back)[0].value[:, 0]
                 errors[label] = pd.Series(error, index=answer.frame.index[: len(error)])
@@ -381,12 +396,12 @@ def audit(
         rounds=list(rounds), cycles=list(cycles), again_rows=again_rows,
         intervals=f"95 % percentile bootstrap over {groups or 'rows'}",
     )  # fmt: skip
-    told = {"preset": preset, "by": list(by), "scan": scan, "fail_on": list(fail_on)}
+    told = {"preset": preset, "weights": weights, "by": list(by), "scan": scan, "fail_on": list(fail_on)}
     settings |= {name: value for name, value in told.items() if value}
     if shard is not None:
         settings["shard"] = list(shard)
     flags = pd.DataFrame(outside, index=rows.batch.frame.index)
-    return AuditReport(measured, _check_bits(scm, abduction, answers), settings, rows.batch, answers, errors, flags)
+    return AuditReport(measured, _check_bits(scm, abduction, answers), settings, rows.batch, answers, errors, flags, weighted)
 
 
 def _join_answers(parts: Sequence[Counterfactual], factual: Batch) -> Counterfactual:
@@ -433,4 +448,5 @@ def merge_audits(reports: Sequence[AuditReport]) -> AuditReport:
         {label: _join_answers([part.answers[label] for part in parts], factual) for label in first.answers},
         {label: pd.concat([part.errors[label] for part in parts]) for label in first.errors},
         pd.concat([part.outside for part in parts]),
+        concatenate([part.weighted for part in parts]),
     )

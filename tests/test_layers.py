@@ -36,6 +36,7 @@ LAYERS = [
     {"evidence", "training", "store", "identify"},
     {"query", "samplers"},
     {"scoring", "subgroups", "presets", "table_judges"},
+    {"tradeoff"},
     {"judges", "soundness", "effects", "recipes", "plot", "testing"},
     {"report", "tuning", "scale", "comparing", "archive", "card"},
     {"cli_options"},

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import jsonschema
@@ -193,6 +194,37 @@ def test_shards_of_an_audit_merge_into_the_whole_byte_for_byte(tmp_path):
         ccf.merge_audits([*parts[:3], ccf.audit(scm, batch, groups="site", cycles=(1, 2), shard=(2, 4), seed=1)])
     with pytest.raises(ccf.DataError, match="400 rows have 7 parts of 64 and cannot be divided into 8 shards"):
         ccf.audit(scm, batch, shard=(1, 8))
+
+
+def test_the_trade_off_asks_everything_again_under_each_weight(shipped, tmp_path):
+    batch = ccf.recipe("morphomnist").batch("test", 72, 0, 1)
+    asked = {"interventions": {"digit": {"digit": "3"}}, "rounds": (1,), "again_rows": 8, "steps": 3, "weights": [3.0, 1.0]}
+    report = ccf.audit(shipped, batch, **asked)
+    found = report.tradeoff
+    assert found["weight"].unique().tolist()[1:] == [1.0, 3.0]
+    assert set(found["measure"].str.partition(".")[0]) == {"effectiveness", "amplification", "reversibility"}
+    guidance = shipped.mechanisms["image"].guidance
+    for weight in (1.0, 3.0):  # as if the audit itself had been under that weight
+        rule = replace(guidance, weight=weight, weights={})
+        alone = ccf.audit(shipped, batch, **{**asked, "weights": ()}, guidance=rule).scores
+        some = found[found["weight"] == weight].drop(columns="weight")
+        both = some.merge(alone, on=["measure", "do", "attribute", "value", "low", "high", "floor", "unit", "n"])
+        assert len(both) == len(some)
+    jsonschema.validate(json.loads(report.to_json()), SCHEMA)
+    parts = [ccf.audit(shipped, batch, **asked, shard=(number, 2)) for number in (1, 2)]
+    stored = [ccf.load_report(ccf.save_report(part, tmp_path / str(place))) for place, part in enumerate(parts)]
+    merged = ccf.merge_audits(stored)
+    assert merged.to_json() == report.to_json()
+    page = merged.to_html(tmp_path / "report.html").read_text()
+    assert "<h2>Trade-off</h2>" in page
+    assert page == report.to_html(tmp_path / "again.html").read_text()
+
+
+def test_a_model_without_guidance_has_no_trade_off():
+    scm, batch = table_model()
+    with pytest.raises(ccf.DataError, match=r"weights=\[2\.0\]: the model has no image under guidance"):
+        ccf.audit(scm, batch, weights=[2.0])
+    assert not ccf.audit(scm, batch, preset="dcfg-2025").weighted  # whose weights are for images
 
 
 def test_conditions_decide_whether_the_audit_passes():
