@@ -364,6 +364,8 @@ def counterfactual(
         for name, given in (("steps", steps), ("solver", solver)):
             if given is not None:
                 raise DataError(f"{name} belongs to the abduction, which is done. Use abduct(scm.configured({name}=...), batch).")
+        if guidance is None and scm is not batch.scm:  # guidance is no part of the abduction, all else of the model is
+            guidance = next((getattr(scm.mechanisms[name], "guidance", None) for name in scm.graph.images), None)
         scm, factual = batch.scm, batch.factual
     else:
         factual = batch

@@ -461,6 +461,13 @@ def test_auto_steps_are_the_fewest_that_give_the_images_back(shipped, digits):
         ccf.choose_steps(shipped, digits.without_images())
 
 
+def test_the_guidance_of_a_model_holds_also_for_rows_that_another_rule_abducted(shipped, abducted):
+    rule, do = ccf.Decoupled(3.0, form="nested"), {"digit": "3"}
+    told = ccf.counterfactual(shipped, abducted, do, guidance=rule).images["image"]
+    assert np.array_equal(ccf.counterfactual(shipped.configured(guidance=rule), abducted, do).images["image"], told)
+    assert not np.array_equal(ccf.counterfactual(shipped, abducted, do).images["image"], told)
+
+
 def test_a_solver_is_chosen_before_abduction_and_kept_with_the_model(shipped, abducted, tmp_path):
     with pytest.raises(ccf.DataError, match="solver belongs to the abduction"):
         ccf.counterfactual(shipped, abducted, {"digit": "3"}, solver=ccf.DDIM())
