@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from causalcf.card import model_card
     from causalcf.comparing import compare
     from causalcf.datasets.fashion_mnist import FashionMNIST
+    from causalcf.datasets.folder import read_folder
     from causalcf.datasets.morphomnist import MorphoMNIST
     from causalcf.datasets.nih_chest import read_nih_chest
     from causalcf.effects import (
@@ -106,6 +107,7 @@ _HOME = {
     "card": ("model_card",),
     "comparing": ("compare",),
     "datasets.fashion_mnist": ("FashionMNIST",),
+    "datasets.folder": ("read_folder",),
     "datasets.morphomnist": ("MorphoMNIST",),
     "datasets.nih_chest": ("read_nih_chest",),
     "effects": (

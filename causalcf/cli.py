@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+_JUDGED_ROWS = 1000  # of the validation split, on which judges are tried
+
 app = typer.Typer(
     help="Counterfactual images from structural causal models, and the audit that says whether they hold.",
     no_args_is_help=True,
@@ -152,7 +154,8 @@ def check(
     from causalcf.identify import check as check_graph
     from causalcf.tables import read_table
 
-    found = check_graph(load_graph(graph), read_table(data), alpha=alpha, test=cast(IndependenceTest, test))
+    asked = load_graph(graph)
+    found = check_graph(asked, read_table(data, graph=asked), alpha=alpha, test=cast(IndependenceTest, test))
     typer.echo(json.dumps(found.to_dict()) if as_json else str(found))
     if not found.passed:
         raise typer.Exit(1)
@@ -208,7 +211,7 @@ def _fit_table(subject: str, data: Path, index: str | None, out: Path, seed: int
 
     whole = load_graph(subject)
     graph = whole.without(*whole.images)
-    scm = train(SCM(graph), Batch(graph, read_table(data, index=index)), seed=seed, progress=not as_json)
+    scm = train(SCM(graph), Batch(graph, read_table(data, index=index, graph=graph)), seed=seed, progress=not as_json)
     made = {
         **(scm.manifest or {})["made"],
         "command": f"causalcf fit {subject} --data {data.name} --out {out.name} --seed {seed}",
@@ -269,7 +272,7 @@ def counterfactual(
     if not do:
         raise DataError("what should be changed? Say it with --do, for example --do 'thickness+=1'.")
     scm = load(model)
-    batch = Batch(scm.graph, read_table(data, index=index), missing="infer")
+    batch = Batch(scm.graph, read_table(data, index=index, graph=scm.graph), missing="infer")
     scenarios = {text: parse_do(scm.graph, text) for text in do}
     answers = ask(scm, batch, list(scenarios.values()), seed=seed, progress=not as_json)
     frames = {text: answer.frame.assign(identified=answer.identified) for text, answer in zip(scenarios, answers, strict=True)}
@@ -352,7 +355,7 @@ def effect(
         return None if text is None else parse_do(scm.graph, f"{node}={text}")[node]
 
     between: dict[str, Any] = {"treated": typed(treatment, treated), "control": typed(treatment, control)}
-    batch = Batch(scm.graph, read_table(data, index=index)) if data else None
+    batch = Batch(scm.graph, read_table(data, index=index, graph=scm.graph)) if data else None
     common: dict[str, Any] = {"state": typed(outcome, state), "seed": seed}
     found: dict[str, effects.Effect]
     if kind == "cate":
@@ -380,7 +383,7 @@ def effect(
 
 
 def _fit_study(study: str, out: Path, plan: Training, rows: int | None, seed: int, as_json: bool) -> None:
-    from causalcf.judges import fit_judges
+    from causalcf.judges import fit_judges, judge_quality
     from causalcf.plot import counterfactual_figure, to_png
     from causalcf.query import counterfactual
     from causalcf.recipes import recipe
@@ -422,13 +425,16 @@ def _fit_study(study: str, out: Path, plan: Training, rows: int | None, seed: in
     length += f" --minutes {plan.minutes:g}" if plan.minutes else ""
     length += f" --precision {plan.precision}" if plan.precision != "auto" else ""
     words = ["causalcf fit", study, "--out", out.name, length.strip(), f"--seed {seed}", f"--rows {rows}" if rows else ""]
-    made = {**(scm.manifest or {})["made"], "command": " ".join(word for word in words if word)}
+    quality = judge_quality(scm.judges, chosen.batch("valid", min(_JUDGED_ROWS, rows or _JUDGED_ROWS), seed, 2))
+    made = {**(scm.manifest or {})["made"], "judges": quality, "command": " ".join(word for word in words if word)}
     scm.manifest = {"made": made}
     scm.save(out)
     size = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
     if as_json:
         typer.echo(json.dumps({"model": str(out), "bytes": size, "made": made}))
     else:
+        for name, found in quality.items():
+            typer.echo(f"judge of {name}: {', '.join(f'{key} {value}' for key, value in found.items())}")
         typer.echo(f"{out}: {size / 1e6:.1f} MB of weights. Audit it: causalcf audit {out}")
 
 

@@ -74,11 +74,13 @@ def _finish(report: AuditReport, out: Path, as_json: bool, seconds: float) -> No
 
 def _audit(
     model: str, rows: int, out: Path, seed: int, as_json: bool, *, steps: str | None = None, solver: str | None = None,
-    data: Path | None = None, index: str | None = None, shard: str | None = None, asked: Mapping[str, Any] | None = None,
+    data: Path | None = None, index: str | None = None, resize: bool = False, shard: str | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     from causalcf import soundness
     from causalcf.archive import save_report
     from causalcf.batch import Batch
+    from causalcf.datasets.folder import read_folder
     from causalcf.recipes import recipe
     from causalcf.solvers import solver_from_dict
     from causalcf.store import load
@@ -89,8 +91,10 @@ def _audit(
     if data is None:
         study = recipe(scm.graph.name)
         batch, truth = study.batch("test", rows, 0, 1), study.truth
+    elif data.is_dir():
+        batch, truth = read_folder(data, scm.graph, index=index or "file_name", rows=rows, resize=resize), None
     else:
-        batch, truth = Batch(scm.graph, read_table(data, index=index).iloc[:rows]), None
+        batch, truth = Batch(scm.graph, read_table(data, index=index, graph=scm.graph).iloc[:rows]), None
     report = soundness.audit(
         scm,
         batch,
@@ -133,9 +137,17 @@ def demo(
 def audit(
     model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
     out: Out = Path("causalcf-audit"),
-    n: Annotated[int, typer.Option(help="Held-out rows, of the study or of the table.", min=2)] = 256,
-    data: Annotated[Path | None, typer.Option("--data", help="A table of held-out rows, for a model of attributes.")] = None,
+    n: Annotated[int, typer.Option(help="Held-out rows, of the study or of --data.", min=2)] = 256,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Held-out rows: a folder with metadata.csv (file_name and the attributes) and images, or, for a model of "
+            "attributes, a table.",
+        ),
+    ] = None,
     index: Index = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Crop and scale images of another size.")] = False,
     guidance: Rule = None,
     steps: Annotated[
         str | None,
@@ -185,7 +197,7 @@ def audit(
         "by": by or (), "scan": scan, "fail_on": [*(read_conditions(conditions) if conditions else []), *(fail_on or [])],
     }  # fmt: skip
     _audit(
-        model, n, out, seed, as_json, steps=steps, solver=solver, data=data, index=index, shard=shard,
+        model, n, out, seed, as_json, steps=steps, solver=solver, data=data, index=index, resize=resize, shard=shard,
         asked=asked,
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from causalcf.batch import Batch
 from causalcf.encoding import decode_column, encode_column
 from causalcf.errors import DataError
 from causalcf.graph import Node
+from causalcf.metrics import target_error
 from causalcf.progress import progress as show_progress
 from causalcf.seeds import step_generator
 from causalcf.table_judges import TableJudge, effects_of
@@ -29,7 +30,7 @@ from causalcf.table_judges import TableJudge, effects_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Judge", "NetworkJudge", "Ruler", "fit_judges"]
+__all__ = ["Judge", "NetworkJudge", "Ruler", "fit_judges", "judge_quality"]
 
 _SHIFTS = (0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)  # pixels down and right over which a network's reading is averaged
 
@@ -227,3 +228,19 @@ def fit_judges(
                 graph.node(name), pixels, value, epochs=epochs, deform=deform, contrast=contrast, seed=seed, progress=progress
             )
     return judges
+
+
+def judge_quality(judges: Mapping[str, Any], batch: Batch) -> dict[str, dict[str, Any]]:
+    """How well judges read real rows: by attribute the `accuracy` of a label or the mean `error` of a number, and `rows`.
+
+    Args:
+        judges: by attribute, of the images if the batch has some, and else of the table.
+        batch: rows that the judges were not trained on.
+    """
+    seen = next(iter(batch.images.values()), batch.frame)
+    quality: dict[str, dict[str, Any]] = {}
+    for name, judge in judges.items():
+        discrete = batch.graph.node(name).discrete
+        found = target_error(judge(seen), batch.frame[name].to_numpy(), discrete=discrete)
+        quality[name] = {"accuracy" if discrete else "error": round(float(found.mean()), 4), "rows": len(batch)}
+    return quality

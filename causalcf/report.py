@@ -246,6 +246,14 @@ def _number(number: float, decimals: int, *, signed: bool = False) -> str:
     return f"{round(number, decimals):{sign}z.{max(decimals, 0)}f}"
 
 
+def _with_interval(value: float, low: float, high: float) -> str:
+    """A number and its interval, with the digits that it supports."""
+    if not math.isfinite(value):
+        return _UNKNOWN
+    text, *ends = (_minus(_number(number, _decimals(value, low, high))) for number in (value, low, high))
+    return f"{text} [{', '.join(ends)}]" if math.isfinite(low) else text
+
+
 def _reads(score: _Score) -> str:
     return f"{score.attribute} ({score.role})" if score.role else score.attribute
 
@@ -609,9 +617,8 @@ def _tradeoff(report: AuditReport, dpi: int) -> list[_Html]:
     for row in table.itertuples(index=False):
         read = f"{row.attribute} ({row.role})" if row.role else str(row.attribute)
         column = "own rule" if math.isnan(float(row.weight)) else f"{row.weight:g}"
-        value, low, high = (float(number) for number in (row.value, row.low, row.high))
-        text, *ends = (_minus(_number(number, _decimals(value, low, high))) for number in (value, low, high))
-        lines.setdefault((str(row.measure), f"do({row.do})", read, str(row.unit)), {})[column] = f"{text} [{', '.join(ends)}]"
+        shown = _with_interval(float(row.value), float(row.low), float(row.high))
+        lines.setdefault((str(row.measure), f"do({row.do})", read, str(row.unit)), {})[column] = shown
     body = [[*line, *(found.get(weight, _UNKNOWN) for weight in weights)] for line, found in lines.items()]
     caption = "By weight of guidance, value and 95 % interval"
     numbers = _table(caption, ["measure", "asked", "read", "unit", *weights], body, numbers=weights, class_="scores")
@@ -641,13 +648,13 @@ def _subgroup_table(parts: Subgroups) -> _Html:
     rows = []
     for measure, do, attribute in keys:
         key = (measure, do, attribute)
-        numbers = [float(parts.overall[key]), *(float(parts.by_group.loc[key, name]) for name in parts.by_group), float(gap[key])]
-        asked = f"do({do})" if do else _UNKNOWN
-        rows.append([measure, asked, attribute, *(_minus(_number(number, _decimals(number))) for number in numbers)])
+        numbers = [_minus(_number(number, _decimals(number))) for number in (float(parts.overall[key]), float(gap[key]))]
+        inside = [_with_interval(*(float(table.loc[key, name]) for table in parts.tables)) for name in parts.by_group]
+        rows.append([measure, f"do({do})" if do else _UNKNOWN, attribute, numbers[0], *inside, numbers[1]])
     groups = [f"{name} (n = {parts.sizes[name]})" for name in parts.by_group]
     header = ["measure", "asked", "read", "all", *groups, "largest difference"]
     small = f" Groups of fewer than {parts.smallest} rows get no number: {_all(parts.too_small)}." if parts.too_small else ""
-    caption = f"By {parts.column}. The largest difference is between two groups.{small}"
+    caption = f"By {parts.column}, with 95 % intervals. The largest difference is between two groups.{small}"
     return _table(caption, header, rows, numbers=["all", *groups, "largest difference"], class_="scores")
 
 

@@ -75,7 +75,7 @@ class Subgroups:
         numbers = []
         for key in self.overall.index:
             groups = {
-                name: [None if np.isnan(table.loc[key, name]) else float(table.loc[key, name]) for table in self._tables]
+                name: [None if np.isnan(table.loc[key, name]) else float(table.loc[key, name]) for table in self.tables]
                 for name in self.by_group.columns
             }
             overall = None if np.isnan(self.overall[key]) else float(self.overall[key])
@@ -83,7 +83,8 @@ class Subgroups:
         return {"smallest": self.smallest, "sizes": {name: int(size) for name, size in self.sizes.items()}, "numbers": numbers}
 
     @property
-    def _tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """Values by group, and the ends of their intervals."""
         return self.by_group, self.low, self.high
 
     def __repr__(self) -> str:

@@ -10,11 +10,14 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from causalcf.errors import DataError
+
+if TYPE_CHECKING:
+    from causalcf.graph import CausalGraph
 
 __all__ = ["read_table", "write_table"]
 
@@ -32,13 +35,14 @@ def _suffix(path: Path) -> str:
     raise DataError(f"'{path}' is no table that causalcf knows. Tables end in: {', '.join(_SUFFIXES.split())}.")
 
 
-def read_table(path: str | Path, *, index: str | None = None) -> pd.DataFrame:
+def read_table(path: str | Path, *, index: str | None = None, graph: CausalGraph | None = None) -> pd.DataFrame:
     """A table from a file, its kind told by the suffix.
 
     Args:
         path: .csv, .tsv (either also .gz), .jsonl or .parquet.
         index: the column that names a row; without it, Parquet's own index or the row number. A row's random numbers are a
             function of its index, so name one if the rows may be reordered.
+        graph: whose labels that are texts, such as '7', are read from CSV and TSV as texts, though they look like numbers.
 
     Raises:
         DataError: there is no such file, it is damaged, or it has no such column.
@@ -61,7 +65,8 @@ def read_table(path: str | Path, *, index: str | None = None) -> pd.DataFrame:
         elif suffix == ".jsonl":
             frame = pd.read_json(path, lines=True, orient="records", dtype=False)
         else:
-            frame = pd.read_csv(path, sep="\t" if ".tsv" in suffix else ",", low_memory=False)
+            texts = dict.fromkeys(_text_labels(graph), str)
+            frame = pd.read_csv(path, sep="\t" if ".tsv" in suffix else ",", low_memory=False, dtype=texts)
     except (OSError, ValueError, EOFError) as error:  # pyarrow's and pandas' own errors are among these
         raise DataError(f"cannot read the table '{path}': {str(error).splitlines()[0]}.") from error
     if index is None:
@@ -71,6 +76,12 @@ def read_table(path: str | Path, *, index: str | None = None) -> pd.DataFrame:
             f"'{path}' has no column '{index}' to name its rows. Its columns are: {', '.join(map(str, frame.columns))}."
         )
     return frame.set_index(index)
+
+
+def _text_labels(graph: CausalGraph | None) -> list[str]:
+    """The attributes whose labels are texts."""
+    nodes = [] if graph is None else [graph.node(name) for name in graph.attributes]
+    return [node.name for node in nodes if node.states and all(isinstance(state, str) for state in node.states)]
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> Path:

@@ -69,6 +69,9 @@ def test_fit_trains_a_model_that_can_be_audited(tmp_path, monkeypatch, capsys):
     assert main(["fit", "morphomnist", "--out", str(out), "--steps", "2", "--rows", "150", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["made"]
     assert made["command"] == "causalcf fit morphomnist --out mine --steps 2 --seed 0 --rows 150"
+    assert set(made["judges"]) == {"thickness", "intensity", "digit"}
+    assert made["judges"]["intensity"]["error"] < 2
+    assert made["judges"]["digit"]["rows"] == 150
     assert main(["graphs", "morphomnist"]) == 0
     assert (out / "manifest.json").is_file()
 

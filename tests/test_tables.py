@@ -7,7 +7,9 @@ import pandas as pd
 import pyarrow
 import pytest
 
+from causalcf.batch import Batch
 from causalcf.errors import DataError
+from causalcf.graph import CausalGraph, Node
 from causalcf.tables import read_table, write_table
 
 FRAME = pd.DataFrame({"age": [30.25, 1 / 3, -1e-300], "view": ["AP", "PA", 'é, "x"'], "n": [1, 2, 3]}, index=["p1", "p2", "p3"])
@@ -63,6 +65,17 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"no column 'id' to name its rows. Its columns are: a, b"):
         read_table(tmp_path / "t.csv", index="id")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_labels_that_look_like_numbers_stay_the_labels_of_the_graph(tmp_path, suffix):
+    nodes = [Node("zip", "categorical", states=("01", "1")), Node("stage", "ordinal", states=(1, 2)), Node("age", "continuous")]
+    table = pd.DataFrame({"zip": ["01", "1"], "stage": [1, 2], "age": [30.0, 40.0]})
+    path = write_table(table, tmp_path / f"t{suffix}")
+    assert Batch(CausalGraph("town", nodes), read_table(path, graph=CausalGraph("town", nodes))).frame["zip"].tolist() == [
+        "01",
+        "1",
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):

@@ -1,0 +1,118 @@
+"""A folder of images with a table is read as it is on disk, and every fault of it is told by name."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import causalcf as ccf
+from causalcf.cli import main
+from causalcf.datasets.folder import read_folder, read_image
+from causalcf.graph import Node
+
+GREY, COLOUR = (Node("image", "image", shape=(channels, 32, 32)) for channels in (1, 3))
+
+
+@pytest.fixture
+def folder(tmp_path, digits):
+    (tmp_path / "images").mkdir()
+    names = [f"images/{row}.png" for row in range(len(digits))]
+    for name, pixels in zip(names, digits.images["image"], strict=True):
+        Image.fromarray(pixels[0]).save(tmp_path / name)
+    digits.frame.reset_index(drop=True).assign(file_name=names, ward="a").to_csv(tmp_path / "metadata.csv", index=False)
+    return tmp_path
+
+
+@pytest.fixture
+def graph():
+    return ccf.load_graph("morphomnist")
+
+
+def test_a_folder_gives_the_pixels_and_attributes_that_are_in_it(folder, digits, graph):
+    batch = read_folder(folder, graph)
+    assert np.array_equal(batch.images["image"], digits.images["image"])
+    assert np.array_equal(batch.frame["thickness"], digits.frame["thickness"])
+    assert batch.frame["digit"].tolist() == digits.frame["digit"].tolist()
+    assert batch.frame.index.tolist()[:2] == ["images/0.png", "images/1.png"]  # a row is known by its file
+    assert batch.frame["ward"].tolist() == ["a"] * 6  # further columns are kept, for subgroups
+    assert len(read_folder(folder, graph, rows=2)) == 2
+    table = pd.read_csv(folder / "metadata.csv", dtype={"digit": str})
+    (folder / "metadata.csv").unlink()
+    for name, write in (("metadata.jsonl", "to_json"), ("metadata.parquet", "to_parquet")):
+        getattr(table, write)(folder / name, **({"orient": "records", "lines": True} if write == "to_json" else {}))
+        assert np.array_equal(read_folder(folder, graph).images["image"], digits.images["image"])
+        (folder / name).unlink()
+
+
+def test_an_image_is_the_same_in_every_format_that_loses_nothing(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "deep.tif")
+    for name, array in (("a", pixels), ("deep", pixels.astype(np.uint16) * 257), ("part", pixels / 255), ("first", pixels[None])):
+        np.save(tmp_path / f"{name}.npy", array)
+    for path in sorted(tmp_path.iterdir()):
+        assert np.array_equal(read_image(path, GREY)[0], pixels), path.name
+        if path.suffix != ".npy":
+            assert np.array_equal(read_image(path, COLOUR), np.stack([pixels] * 3)), path.name
+    colours = np.stack([pixels, pixels.T, 255 - pixels], axis=2)
+    np.save(tmp_path / "last.npy", colours)
+    Image.fromarray(colours).save(tmp_path / "colours.png")
+    for name in ("last.npy", "colours.png"):
+        assert np.array_equal(read_image(tmp_path / name, COLOUR), np.moveaxis(colours, 2, 0))
+
+
+def test_another_size_is_an_error_and_resized_on_request(tmp_path):
+    Image.fromarray(np.full((64, 128), 200, dtype=np.uint8)).save(tmp_path / "wide.png")
+    with pytest.raises(ccf.DataError, match=r"wide.png' is \(channel, height, width\) = \(1, 64, 128\), but .* resize=True"):
+        read_image(tmp_path / "wide.png", GREY)
+    assert read_image(tmp_path / "wide.png", GREY, resize=True).tolist() == np.full((1, 32, 32), 200).tolist()
+
+
+def test_what_is_wrong_with_a_folder_is_told_by_name(folder, graph):
+    table = pd.read_csv(folder / "metadata.csv", dtype={"digit": str})
+
+    def refused(match, **changed):
+        table.assign(**changed).to_csv(folder / "metadata.csv", index=False)
+        with pytest.raises(ccf.DataError, match=match):
+            read_folder(folder, graph)
+
+    names = table["file_name"].tolist()
+    refused("there is no image '.*images/gone.png'", file_name=[*names[:-1], "images/gone.png"])
+    refused("lies outside", file_name=[*names[:-1], "../secret.png"])
+    refused("lies outside", file_name=[*names[:-1], "/etc/hostname"])
+    refused(r"more than once \(rows images/0.png\)", file_name=[names[0], *names[:-1]])
+    refused("digit' has the unknown label '11'", digit="11")
+    refused("no image that causalcf reads", file_name=[*names[:-1], "metadata.csv"])
+    for damage in (b"", b"no image", (folder / names[0]).read_bytes()[:60]):
+        (folder / "images" / "broken.png").write_bytes(damage)
+        refused("cannot read the image '.*broken.png'", file_name=[*names[:-1], "images/broken.png"])
+    np.save(folder / "images" / "code.npy", np.array([{}], dtype=object), allow_pickle=True)
+    refused("cannot read the image '.*code.npy'", file_name=[*names[:-1], "images/code.npy"])
+    np.save(folder / "images" / "large.npy", np.full((32, 32), 300.0))
+    refused("holds float64 numbers", file_name=[*names[:-1], "images/large.npy"])
+    table.drop(columns="file_name").to_csv(folder / "metadata.csv", index=False)
+    with pytest.raises(ccf.DataError, match="has no column 'file_name'"):
+        read_folder(folder, graph)
+    table.to_json(folder / "metadata.jsonl", orient="records", lines=True)
+    with pytest.raises(ccf.DataError, match=r"has metadata\.csv and metadata\.jsonl: keep one"):
+        read_folder(folder, graph)
+    with pytest.raises(ccf.DataError, match="there is no folder"):
+        read_folder(folder / "nowhere", graph)
+    with pytest.raises(ccf.DataError, match="graph 'asia' has 0"):
+        read_folder(folder, ccf.load_graph("asia"))
+
+
+def test_a_folder_is_audited_from_the_command_line(folder, capsys):
+    command = ["audit", "morphomnist", "--data", str(folder), "--again-rows", "2", "--steps", "3", "--out", str(folder / "out")]
+    asked = ["--fail-on", "composition.1 > 200", "--by", "ward", "--weight", "2", "--json"]
+    assert main([*command, *asked]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["passed"]
+    assert told["settings"]["rows"] == 6
+    assert {row["weight"] for row in told["tradeoff"]} == {None, 2.0}
+    assert main([*command, "--fail-on", "composition.1 > 0"]) == 1
+    assert main([*command, "--fail-on", "compositon.1 > 0"]) == 2
