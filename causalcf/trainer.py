@@ -7,6 +7,10 @@
 Several processes, started by `torchrun`, each take a part of every batch and add up their gradients. What is kept is a moving
 average of the weights.
 
+The weights of layers with many channels are matrices, and Muon moves them; AdamW moves all others. K. Jordan et al., "Muon: An
+optimizer for hidden layers in neural networks", 2024, https://kellerjordan.github.io/posts/muon/; J. Liu et al., "Muon is
+Scalable for LLM Training", 2025, https://arxiv.org/abs/2502.16982, for the step that AdamW's learning rate fits too.
+
 accelerate, https://huggingface.co/docs/accelerate, knows the processes, the device and the trackers.
 """
 
@@ -35,6 +39,8 @@ from causalcf.seeds import step_generator
 __all__ = ["Precision", "Trainable", "Training", "is_main_process", "minibatches", "train_image"]
 
 _DECAY = 0.5  # the last half of a run lowers the learning rate to zero
+_MANY = 16  # channels into a layer and out of it from which on Muon moves its weights
+_FASTER = 3.0  # Muon's learning rate in units of AdamW's
 _LOG_STEPS = 50  # between two lines of the log
 _MUCH_FASTER = 1.2  # what bfloat16 must gain to be taken; far from what two timings of the same differ by
 
@@ -47,7 +53,7 @@ class Training:
         steps: gradient steps; with `minutes` as well, whichever ends first.
         minutes: wall-clock time.
         batch_size: images a step, over all processes.
-        learning_rate: of AdamW, at its highest.
+        learning_rate: at its highest.
         accumulate: parts in which a process takes its share of a batch, one after the other, to need less memory.
         precision: of the network's passes; `auto` measures at the start and takes bfloat16 where it is much faster. Weights, loss
             and optimiser are float32.
@@ -155,6 +161,66 @@ class Trainable(Protocol):
     def validation_losses(self, value: Tensor, parents: Mapping[str, Tensor], *, generator: Any) -> Mapping[str, Tensor]: ...
 
 
+def _as_matrix(weight: Tensor, like: Tensor) -> Tensor:
+    """A layer's weight or its gradient, (out, in, ...), as a matrix with a row an output, in the order of `like` in memory."""
+    return weight.reshape(len(weight), -1) if like.is_contiguous() else weight.movedim(1, -1).reshape(len(weight), -1)
+
+
+class _Optimiser:
+    """Muon for the weights of layers with many channels, AdamW for all else.
+
+    Args:
+        module: what is trained.
+        parameters: those of it that are.
+        learning_rate: of the first step.
+    """
+
+    def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], learning_rate: float) -> None:
+        layers = (layer.weight for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
+        wide = {id(weight) for weight in layers if min(weight.shape[:2]) >= _MANY}
+        self.parameters = list(parameters)
+        matrices = {place: _as_matrix(p.detach(), p) for place, p in enumerate(self.parameters) if id(p) in wide}
+        self.matrices = {  # of those whose memory they share, so that a step moves the weights
+            place: nn.Parameter(matrix)
+            for place, matrix in matrices.items()
+            if matrix.data_ptr() == self.parameters[place].data_ptr()
+        }
+        others = [p for place, p in enumerate(self.parameters) if place not in self.matrices]
+        self.adam = torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
+        self.muon = (
+            torch.optim.Muon(self.matrices.values(), lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+            if self.matrices
+            else None
+        )
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self, learning_rate: float) -> None:
+        """One step along the gradients of the parameters."""
+        optimisers: list[torch.optim.Optimizer] = [self.adam, *([self.muon] if self.muon else [])]
+        for place, matrix in self.matrices.items():
+            gradient = self.parameters[place].grad
+            matrix.grad = None if gradient is None else _as_matrix(gradient, self.parameters[place])
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * (_FASTER if optimiser is self.muon else 1.0)
+            optimiser.step()
+
+    def state(self, place: int) -> dict[str, Tensor]:
+        """What is remembered of a parameter."""
+        if place in self.matrices:
+            return dict(cast(torch.optim.Optimizer, self.muon).state[self.matrices[place]])
+        return dict(self.adam.state[self.parameters[place]])
+
+    def restore(self, place: int, state: dict[str, Tensor]) -> None:
+        if place in self.matrices:
+            cast(torch.optim.Optimizer, self.muon).state[self.matrices[place]] = state
+        else:
+            self.adam.state[self.parameters[place]] = state
+
+
 class _ImageRun:
     """The state of training one image mechanism: weights, moving average, optimiser, step and seconds so far."""
 
@@ -164,7 +230,7 @@ class _ImageRun:
         self.name, self.mechanism, self.plan, self.seed, self.accelerator = name, mechanism, plan, seed, accelerator
         self.module = cast(nn.Module, mechanism).to(accelerator.device)
         self.parameters: list[nn.Parameter] = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=plan.learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
+        self.optimiser = _Optimiser(self.module, self.parameters, plan.learning_rate)
         self.ema = EMAModel(self.parameters, decay=plan.ema_decay, use_ema_warmup=True, power=0.75)
         self.step, self.seconds = 0, 0.0
         self.precision = plan.precision
@@ -198,8 +264,6 @@ class _ImageRun:
 
     def train_step(self, value: Tensor, parents: Mapping[str, Tensor]) -> float:
         """One gradient step on a batch; its mean loss."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate
         self.optimiser.zero_grad()
         total = 0.0
         for losses in self._share(value, parents):
@@ -211,7 +275,7 @@ class _ImageRun:
         if not math.isfinite(total):
             raise CausalCFError(f"the loss of node '{self.name}' became {total} at step {self.step}. Lower learning_rate.")
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
+        self.optimiser.step(self.rate)
         self.ema.step(self.parameters)
         self.step += 1
         return total
@@ -261,11 +325,11 @@ class _ImageRun:
             for place, parameter in enumerate(self.parameters):
                 tensors[f"weight.{place}"] = parameter.detach()
                 tensors[f"ema.{place}"] = self.ema.shadow_params[place]
-                for key, tensor in self.optimiser.state[parameter].items():
+                for key, tensor in self.optimiser.state(place).items():
                     tensors[f"optimiser.{place}.{key}"] = tensor
             save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, draft / "state.safetensors")
             record = {"step": self.step, "seconds": self.seconds, "seed": self.seed, "ema_steps": self.ema.optimization_step}
-            record |= {"precision": self.precision, "plan": asdict(self.plan)}
+            record |= {"precision": self.precision, "optimiser": "muon and adamw", "plan": asdict(self.plan)}
             (draft / "run.json").write_text(json.dumps(record, indent=1))
 
         write_directory(directory / f"step-{self.step:07d}", write, {})
@@ -280,7 +344,7 @@ class _ImageRun:
             except StoreError:
                 continue
             record = json.loads((candidate / "run.json").read_text())
-            if "precision" not in record:
+            if "optimiser" not in record:
                 raise StoreError(
                     f"'{candidate}' was written by an older causalcf. Use another --out, or the version that wrote it."
                 )
@@ -294,9 +358,8 @@ class _ImageRun:
                     parameter.copy_(tensors[f"weight.{place}"])
                     self.ema.shadow_params[place].copy_(tensors[f"ema.{place}"])
                     prefix = f"optimiser.{place}."
-                    self.optimiser.state[parameter] = {
-                        key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)
-                    }
+                    kept = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+                    self.optimiser.restore(place, kept)
             self.ema.optimization_step = record["ema_steps"]
             self.step, self.seconds, self.precision = record["step"], record["seconds"], record["precision"]
             return True

@@ -15,7 +15,7 @@ import causalcf as ccf
 from causalcf.encoding import encode
 from causalcf.image import Diffusion
 from causalcf.seeds import step_generator
-from causalcf.trainer import _ImageRun, minibatches
+from causalcf.trainer import _ImageRun, _Optimiser, minibatches
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ import sys
 import causalcf as ccf
 import causalcf.training
 from causalcf.image import Diffusion
-from causalcf.trainer import is_main_process
+from causalcf.trainer import _Optimiser, is_main_process
 causalcf.training._ATTRIBUTE_STEPS = 20
 rows = ccf.recipe("morphomnist").batch("train", 64, 0, 1)
 scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
@@ -177,6 +177,25 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path):
     run(tmp_path, "whole", steps)
     a, b = (weights(ccf.load(tmp_path / name)) for name in ("killed", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_of_wide_layers_move_as_matrices_and_all_others_by_adam(layout):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3, padding=1), torch.nn.SiLU(), torch.nn.Conv2d(32, 16, 3)).to(
+        memory_format=layout
+    )
+    parameters = list(module.parameters())
+    before = [p.detach().clone() for p in parameters]
+    optimiser = _Optimiser(module, parameters, 1e-3)
+    module(torch.randn(16, 3, 8, 8)).square().mean().backward()
+    optimiser.step(1e-3)
+    first, first_bias, wide, bias = ((p.detach() - old) for p, old in zip(parameters, before, strict=True))
+    for moved in (first, first_bias, bias):  # the first step of Adam is the learning rate, whatever the gradient
+        torch.testing.assert_close(moved.abs(), torch.full_like(moved, 1e-3), rtol=1e-2, atol=0)
+    spread = torch.linalg.svdvals(wide.flatten(1))
+    assert spread.min() > 0.4 * spread.max()  # every direction is moved about as far as any other
+    assert 0.3e-3 < float(wide.square().mean().sqrt()) < 1.2e-3  # about three fifths of the learning rate
 
 
 def test_two_processes_train_what_one_does(tmp_path):
