@@ -365,18 +365,21 @@ def weight_figure(reading: pd.DataFrame, back: pd.DataFrame) -> Figure:
     labels, weights = list(dict.fromkeys(back["do"])), sorted(back["weight"].dropna().unique())
     places = {weight: place + 1.0 for place, weight in enumerate(weights)}
     width, height, left, top, gap = 2.6, 1.9, 0.75, 0.62, 0.5
-    page = _Page(left + len(labels) * (width + gap), top + 2 * (height + gap) + 0.15)
+    most = int(reading.groupby("do")["attribute"].nunique().max()) if len(reading) else 0
+    lower = top + height + 0.35 + 0.16 * most  # legends stand between the two rows of panels
+    page = _Page(left + len(labels) * (width + gap), lower + height + gap + 0.15)
     for column, label in enumerate(labels):
         page.text(left + column * (width + gap), 0.45, f"do({label})", 10, fontweight="bold")
         shares, home = (some[some["do"] == label] for some in (reading, back))
         panels = [(shares, "share", "share_low", "share_high"), (home, "value", "low", "high")]
         for row, (some, *names) in enumerate(panels):
-            axes = page.axes(left + column * (width + gap), top + row * (height + gap), width, height)
+            axes = page.axes(left + column * (width + gap), (top, lower)[row], width, height)
             for place, (attribute, line) in enumerate(some.groupby("attribute", sort=False)):
                 marker, style = _MARKERS[place % len(_MARKERS)]
                 own, line = line[line["weight"].isna()], line.sort_values("weight").dropna(subset=["weight"])
                 across = [places[weight] for weight in line["weight"]]
-                kind = {"marker": marker, "markersize": 4.5, "color": _LINE_COLOURS[place % len(_LINE_COLOURS)], "capsize": 2}
+                colour = _LINE_COLOURS[place % len(_LINE_COLOURS)]
+                kind: dict[str, Any] = {"marker": marker, "markersize": 4.5, "color": colour, "capsize": 2}
                 role = line["role"].iloc[0]
                 name = f"{attribute} ({role})" if role else str(attribute)
                 axes.errorbar(across, line[names[0]], _whiskers(line, *names), linestyle=style, linewidth=1.1, label=name, **kind)
@@ -391,7 +394,7 @@ def weight_figure(reading: pd.DataFrame, back: pd.DataFrame) -> Figure:
                 words = ("reading: 0 as on real images,\n1 as of another row", "there and back,\ngrey levels")[row]
                 axes.set_ylabel(words, fontsize=8)
             if row == 0 and len(some):
-                axes.legend(fontsize=6.5, frameon=False)
+                axes.legend(fontsize=6.5, frameon=False, loc="upper left", bbox_to_anchor=(-0.03, -0.1), labelspacing=0.25)
             if row == 1:
                 axes.set_xlabel("weight of guidance", fontsize=8)
     return page.figure
@@ -401,7 +404,7 @@ def _whiskers(line: pd.DataFrame, middle: str, low: str, high: str) -> NDArray[n
     """Lengths of the error bars, (2, row)."""
     ends = np.sort(line[[low, high]].to_numpy(float), axis=1).T
     centre = line[middle].to_numpy(float)
-    return np.nan_to_num(np.stack([np.maximum(centre - ends[0], 0), np.maximum(ends[1] - centre, 0)]))
+    return np.asarray(np.nan_to_num(np.stack([np.maximum(centre - ends[0], 0), np.maximum(ends[1] - centre, 0)])))
 
 
 def scan_figure(found: pd.DataFrame, most: int = 12) -> Figure:

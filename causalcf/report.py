@@ -592,12 +592,13 @@ def _better(report: AuditReport, family: str) -> str:
 
 def _numbers(report: AuditReport) -> _Html:
     reading = (
-        "Each value is a mean over n rows. The floor is what real images score, the ceiling what a method that does not look "
-        "scores, the truth what the true counterfactual images score where they are known. In the drawings the dot is the value, "
-        "the thick line its interval and the upright stroke the floor; rows of a table that have the same unit share a scale. "
+        "Each value is a statistic of n rows, their mean unless its definition says otherwise. The floor is what real images "
+        "score, the ceiling what a method that does not look scores, the truth what the true counterfactual images score where "
+        "they are known. In the drawings the dot is the value, the thick line its interval and the upright stroke the floor; "
+        "rows of a table that have the same unit share a scale. "
         f"{_UNKNOWN} is not known or not defined."
     )
-    scores = _scores(report)
+    scores = [score for score in _scores(report) if _is_shown(report, score)]
     families = list(dict.fromkeys([*_MEASURES, *(score.family for score in scores)]))
     tables = ((family, [score for score in scores if score.family == family]) for family in families)
     return _section("Numbers", _tag("p", reading), *(_score_table(report, family, some) for family, some in tables if some))
@@ -644,16 +645,18 @@ def _subgroup_table(parts: Subgroups) -> _Html:
     """What an auditor asks of a group: does the image show what it should, was anything else changed, is the way back short?"""
     families = ("effectiveness", "amplification", "reversibility", "true_error")
     keys = [key for key in parts.overall.index if key[0].partition(".")[0] in families and key[0] not in _FURTHER]
-    gap = parts.difference()
+    gap, shown = parts.difference(), [name for name in parts.by_group if name not in parts.too_small]
+    small = f" Groups of fewer than {parts.smallest} rows get no number: {_all(parts.too_small)}." if parts.too_small else ""
+    if not shown:
+        return _tag("p", f"By {parts.column} there is nothing to compare.{small}")
     rows = []
     for measure, do, attribute in keys:
         key = (measure, do, attribute)
         numbers = [_minus(_number(number, _decimals(number))) for number in (float(parts.overall[key]), float(gap[key]))]
-        inside = [_with_interval(*(float(table.loc[key, name]) for table in parts.tables)) for name in parts.by_group]
+        inside = [_with_interval(*(float(table.loc[key, name]) for table in parts.tables)) for name in shown]
         rows.append([measure, f"do({do})" if do else _UNKNOWN, attribute, numbers[0], *inside, numbers[1]])
-    groups = [f"{name} (n = {parts.sizes[name]})" for name in parts.by_group]
+    groups = [f"{name} (n = {parts.sizes[name]})" for name in shown]
     header = ["measure", "asked", "read", "all", *groups, "largest difference"]
-    small = f" Groups of fewer than {parts.smallest} rows get no number: {_all(parts.too_small)}." if parts.too_small else ""
     caption = f"By {parts.column}, with 95 % intervals. The largest difference is between two groups.{small}"
     return _table(caption, header, rows, numbers=["all", *groups, "largest difference"], class_="scores")
 

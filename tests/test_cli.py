@@ -182,7 +182,7 @@ def test_an_audit_fails_on_conditions_by_its_exit_code(clinic, capsys):
     assert main([*command, "--fail-on", "composition.1 > 0.5", "--by", "site", "--scan"]) == 0
     assert "PASS  not composition.1 > 0.5" in capsys.readouterr().out
     page = (clinic / "conditions" / "report.html").read_text()
-    assert "By site." in page
+    assert "By site, with 95 % intervals." in page
     assert "Search for the worst subgroup" in page
     (clinic / "audit.toml").write_text('fail_on = ["reversibility do(T) Y > -1"]')
     assert main([*command, "--conditions", str(clinic / "audit.toml")]) == 2

@@ -43,8 +43,9 @@ def _grey_levels(array: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
 def _read_pillow(path: Path, channels: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
-        image.load()
+    with Image.open(path) as opened:
+        opened.load()
+        image: Image.Image = opened
         if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits of grey; Pillow would clip them, not scale them
             deep = np.asarray(image)
             if deep.min() < 0 or deep.max() > 65535:
