@@ -73,7 +73,7 @@ def _codes(node: Node, labels: Any) -> NDArray[np.float64]:
 
 def _score_reading(
     node: Node, label: str, role: Role, read: Reading, wanted: NDArray[Any], real: Reading, had: NDArray[Any],
-    other: NDArray[Any], true: Reading | None,
+    other: Reading, true: Reading | None,
 ) -> list[Measured]:  # fmt: skip
     """Effectiveness and amplification of one attribute under one intervention.
 
@@ -95,12 +95,12 @@ def _score_reading(
     def error(found: NDArray[Any], target: NDArray[Any]) -> NDArray[np.float64]:
         return target_error(found, target, discrete=node.discrete)
 
-    value, floor = error(read.values, wanted), error(real.values, had)
+    value, floor, ceiling = error(read.values, wanted), error(real.values, had), error(other.values, had)
     truth = None if true is None else error(true.values, wanted)
     found = [
-        Measured("effectiveness", value, floor=floor, ceiling=error(other, had), truth=truth, unit=unit, better=better, **about),
+        Measured("effectiveness", value, floor=floor, ceiling=ceiling, truth=truth, unit=unit, better=better, **about),
         Measured(
-            "amplification", value - floor, scale=100.0 if node.discrete else 1.0, floor=0.0,
+            "amplification", value - floor, scale=100.0 if node.discrete else 1.0, floor=0.0, ceiling=ceiling - floor,
             unit="point of accuracy" if node.discrete else unit, better="zero", **about,
         ),
     ]  # fmt: skip
@@ -119,16 +119,17 @@ def _score_reading(
         found.append(
             Measured(
                 f"effectiveness.{statistic}", rows(asked, read), statistic=statistic, floor=rows(shown, real),
+                ceiling=rows(shown, other),
                 truth=None if true is None else rows(asked, true), unit=statistic.upper(), better="high", **about,
             )
         )  # fmt: skip
     if not has_scores:
         return found
-    both = np.concatenate([scored(asked, read), scored(shown, real)], axis=1)
+    both, blind = (np.concatenate([scored(*some), scored(shown, real)], axis=1) for some in ((asked, read), (shown, other)))
     found.append(
         Measured(
-            "amplification.auroc", both, statistic="auroc_gain", scale=100.0, floor=0.0, unit="point of AUROC", better="zero",
-            **about,
+            "amplification.auroc", both, statistic="auroc_gain", scale=100.0, floor=0.0, ceiling=blind,
+            unit="point of AUROC", better="zero", **about,
         )
     )  # fmt: skip
     return found
@@ -189,10 +190,11 @@ class Rows:
         among = np.arange(len(self.batch)) < self._among(count)
         return [one.rows(among) for one in found]
 
-    def real_part(self, name: str) -> Reading:
+    def reading(self, name: str, places: slice | NDArray[np.int64]) -> Reading:
+        """A judge's reading of some of the real rows."""
         read = self.real[name]
-        scores, features = (None if column is None else column[self.part] for column in (read.scores, read.features))
-        return Reading(read.values[self.part], scores, features)
+        scores, features = (None if column is None else column[places] for column in (read.scores, read.features))
+        return Reading(read.values[places], scores, features)
 
     @cached_property
     def _standard(self) -> tuple[list[str], list[str], NDArray[np.float64]]:
@@ -296,7 +298,7 @@ def score_judged(rows: Rows, answer: Counterfactual, label: str, true: Any) -> l
     for name, judge in rows.judges.items():
         if any(node.name in answer.do for node in getattr(judge, "inputs", ())):
             continue  # set from outside, an effect no longer tells of its cause
-        read, real, other = ask_judge(judge, seen), rows.real_part(name), rows.real[name].values[rows.before]
+        read, real, other = ask_judge(judge, seen), rows.reading(name, rows.part), rows.reading(name, rows.before)
         told = None if true is None else ask_judge(judge, true)
         wanted, had = answer.frame[name].to_numpy(), rows.batch.frame[name].to_numpy()
         found += _score_reading(rows.graph.node(name), label, _role(answer, name), read, wanted, real, had, other, told)

@@ -36,6 +36,10 @@ def test_the_report_has_every_measure(report):
         (do, read) for do in ("thickness", "intensity", "digit") for read in ("thickness", "intensity", "digit")
     }
     assert effect["floor"].notna().all()
+    judged = scores[scores["measure"].str.startswith(("effectiveness", "amplification"))]
+    assert judged["ceiling"].notna().all()  # what a method scores that does not look
+    of_label = judged.groupby("measure")["ceiling"].first()
+    assert of_label["amplification.auroc"] < -20  # points below real images
     assert effect.loc[effect["do"] != "digit", "truth"].notna().all()
     assert set(scores.loc[scores["measure"] == "true_error", "do"]) == {
         "thickness",
