@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, Node
+from causalcf.image_files import ImageFiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +69,8 @@ class Batch:
         graph: the causal graph.
         frame: one row a unit; a column for every attribute of the graph, in the user's units. Further columns are kept. The
             index identifies a row: its random numbers are a function of it.
-        images: for every image node, grey levels or colours 0..255 as uint8, (row, channel, height, width).
+        images: for every image node, grey levels or colours 0..255 as uint8, (row, channel, height, width); an array, or
+            `ImageFiles`, which are read when they are needed.
         missing: `refuse` makes a missing attribute an error; `infer` lets it stand, and a counterfactual then draws it from its
             posterior given what was observed of the row.
 
@@ -78,7 +80,7 @@ class Batch:
 
     graph: CausalGraph
     frame: pd.DataFrame
-    images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    images: Mapping[str, Any] = field(default_factory=dict)
     missing: Literal["refuse", "infer"] = "refuse"
 
     def __post_init__(self) -> None:
@@ -115,7 +117,7 @@ class Batch:
 
     def _check_image(self, node: Node, pixels: object) -> None:
         expected = (len(self.frame), *(node.shape or ()))
-        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
+        if not isinstance(pixels, np.ndarray | ImageFiles) or pixels.dtype != np.uint8:
             found = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
             raise DataError(f"images['{node.name}'] holds {found}; give a uint8 array of grey levels or colours, 0..255.")
         if pixels.shape != expected:
@@ -132,8 +134,15 @@ class Batch:
 
     def rows(self, select: slice | Sequence[int] | NDArray[np.int64]) -> Batch:
         """Some of the rows, by position."""
-        images = {name: pixels[select] for name, pixels in self.images.items()}
+        images = {
+            name: pixels.select(select) if isinstance(pixels, ImageFiles) else pixels[select]
+            for name, pixels in self.images.items()
+        }
         return Batch(self.graph, self.frame.iloc[select], images, self.missing)
+
+    def loaded(self) -> Batch:
+        """The same with every image in memory."""
+        return Batch(self.graph, self.frame, {name: np.asarray(pixels) for name, pixels in self.images.items()}, self.missing)
 
     def without_images(self) -> Batch:
         """The attributes alone."""

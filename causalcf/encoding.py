@@ -12,11 +12,12 @@ from torch import Tensor
 
 from causalcf.batch import Batch
 from causalcf.graph import CausalGraph, Node
+from causalcf.image_files import ImageFiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["decode_column", "decode_image", "encode", "encode_column", "encode_image"]
+__all__ = ["EncodedFiles", "decode_column", "decode_image", "encode", "encode_column", "encode_image", "encode_rows"]
 
 
 def encode_column(node: Node, column: Any) -> Tensor:
@@ -50,6 +51,28 @@ def decode_column(node: Node, value: Tensor) -> NDArray[Any]:
 def encode_image(pixels: NDArray[np.uint8]) -> Tensor:
     """Grey levels 0..255 to [-1, 1], float32, (row, channel, height, width)."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
+
+
+class EncodedFiles:
+    """Images on disk in model space: rows of them are read, and become a tensor, when they are asked for.
+
+    Args:
+        files: the images.
+    """
+
+    def __init__(self, files: ImageFiles) -> None:
+        self.files, self.shape = files, torch.Size(files.shape)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        return encode_image(self.files[rows if isinstance(rows, slice) else rows.numpy()])
+
+
+def encode_rows(pixels: NDArray[np.uint8] | ImageFiles) -> Tensor | EncodedFiles:
+    """Images in model space; those on disk stay there until rows of them are asked for."""
+    return EncodedFiles(pixels) if isinstance(pixels, ImageFiles) else encode_image(pixels)
 
 
 def decode_image(value: Tensor) -> NDArray[np.uint8]:

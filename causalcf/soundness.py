@@ -352,6 +352,7 @@ def audit(
         DataError: the batch lacks the images, has fewer than two rows, or a condition cannot be read.
     """
     _check_asked(scm, batch, [*by, *([groups] if groups else [])])
+    batch = batch.loaded()
     steps = resolve_steps(scm, batch, steps, solver=solver, seed=seed)
     scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
     image = next(iter(scm.graph.images), None)

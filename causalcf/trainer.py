@@ -22,6 +22,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
@@ -112,6 +113,29 @@ def minibatches(rows: int, size: int, seed: int, stream: str, weights: Tensor | 
         else:
             order = torch.multinomial(weights, rows, replacement=True, generator=generator)
         yield from torch.split(order[: rows - rows % size], size)
+
+
+class Rows(Protocol):
+    """Training values, a row each: a tensor, or images on disk that become one when rows of them are asked for."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any) -> Tensor: ...
+
+
+def _ahead(value: Rows, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The places of every minibatch and its rows; those on disk are read while the minibatch before is trained on."""
+    if isinstance(value, Tensor):
+        yield from ((rows, value[rows]) for rows in batches)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        rows = next(batches)
+        coming = reader.submit(value.__getitem__, rows)
+        for later in batches:
+            here = rows, coming.result()
+            rows, coming = later, reader.submit(value.__getitem__, later)
+            yield here
 
 
 class _Log:
@@ -388,7 +412,7 @@ class _ImageRun:
 def train_image(
     name: str,
     mechanism: Trainable,
-    value: Tensor,
+    value: Rows,
     parents: Mapping[str, Tensor],
     *,
     plan: Training,
@@ -443,13 +467,14 @@ def train_image(
         if losses:
             log.write(run.step, seconds=round(run.seconds, 1), validation=losses)
 
+    minibatch = _ahead(value, batches)
     start, before, saved, mean = time.monotonic(), run.seconds, run.seconds, math.nan
     with show_progress(f"training {name}", 1.0, show=show and accelerator.is_main_process) as advance:
         try:
             while plan.done(run.step, run.seconds) < 1:
-                rows = next(batches)
+                rows, some_values = next(minibatch)
                 rate = run.rate
-                loss = run.train_step(value[rows], {key: column[rows] for key, column in parents.items()})
+                loss = run.train_step(some_values, {key: column[rows] for key, column in parents.items()})
                 run.seconds = run.same_everywhere(before + time.monotonic() - start)
                 mean = loss if math.isnan(mean) else 0.99 * mean + 0.01 * loss
                 advance(plan.done(run.step, run.seconds), f"step {run.step}, loss {mean:.4f}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyro.distributions as dist
@@ -15,7 +15,7 @@ from torch import Tensor
 from causalcf.autoencoder import Autoencoder
 from causalcf.batch import Batch
 from causalcf.choice import Choice, Unchosen, candidates, select
-from causalcf.encoding import encode, encode_image
+from causalcf.encoding import encode, encode_image, encode_rows
 from causalcf.errors import CausalCFError, DataError
 from causalcf.graph import Node
 from causalcf.mechanism import Mechanism
@@ -31,9 +31,9 @@ _CHOICE_STEPS, _CHOICE_ROWS = 400, 20_000  # at most, while a mechanism is chose
 _FEWEST = 20  # rows below which none is held out, and the simplest mechanism is taken
 
 
-def _row_weights(scm: SCM, image: str, values: Mapping[str, Tensor], strength: float) -> Tensor | None:
+def _row_weights(scm: SCM, image: str, values: Mapping[str, Tensor], rows: int, strength: float) -> Tensor | None:
     """How often each row is drawn, see `Training.decorrelate`; None if all alike."""
-    graph, total = scm.graph, torch.zeros(len(values[image]), dtype=torch.float64)
+    graph, total = scm.graph, torch.zeros(rows, dtype=torch.float64)
     for name in graph.parents(image):
         if graph.node(name).kind == "continuous" and graph.parents(name):
             parents = {parent: values[parent] for parent in graph.parents(name)}
@@ -154,7 +154,7 @@ def fit(
         raise DataError(
             f"the batch has no images for {', '.join(without)}. Pass Batch(graph, frame, images={{'{without[0]}': pixels}})."
         )
-    values = encode(batch)
+    values = encode(batch.without_images())
     made: dict[str, Any] = {"seed": seed, "rows": len(batch), "images": {}, "choices": {}}
     attributes = [name for name in graph.order if graph.node(name).kind != "image"]
     with show_progress("attributes", len(attributes), show=progress and len(attributes) > 0) as advance:
@@ -168,16 +168,17 @@ def fit(
             _fit_attribute(node, parent_nodes, scm.mechanisms[name], values[name], parents, seed, _ATTRIBUTE_STEPS)
     for name in graph.images:
         mechanism, parents = scm.mechanisms[name], {parent: values[parent] for parent in graph.parents(name)}
-        mechanism.prepare(graph.node(name), [graph.node(parent) for parent in parents], values[name], parents)
+        pixels = encode_rows(batch.images[name])
+        mechanism.prepare(graph.node(name), [graph.node(parent) for parent in parents], cast(Tensor, pixels), parents)
         if any(parameter.requires_grad for parameter in mechanism.parameters()):
             made["images"][name] = train_image(
                 name,
                 mechanism,
-                values[name],
+                pixels,
                 parents,
                 plan=plan,
                 seed=seed,
-                weights=_row_weights(scm, name, values, plan.decorrelate),
+                weights=_row_weights(scm, name, values, len(batch), plan.decorrelate),
                 held_out=_held_out_image(scm, name, validation),
                 watch=None if watch is None else partial(watch, scm),
                 checkpoints=Path(checkpoints) / name if checkpoints else None,
@@ -216,7 +217,7 @@ def fit_autoencoder(
     name = image or next(iter(batch.graph.images), "image")
     if name not in batch.images:
         raise DataError(f"the batch has no images for '{name}'. Pass Batch(graph, frame, images={{...}}).")
-    value = encode_image(batch.images[name])
+    value = encode_rows(batch.images[name])
     autoencoder.shape(value.shape[1:])
     held_out = None if validation is None else (encode_image(validation.images[name]), dict[str, Tensor]())
     place_of = Path(checkpoints) / "autoencoder" if checkpoints else None
@@ -224,5 +225,5 @@ def fit_autoencoder(
         "autoencoder", autoencoder, value, {}, plan=training or Training(), seed=seed, held_out=held_out, checkpoints=place_of,
         show=progress,
     )  # fmt: skip
-    autoencoder.settle(value[:1024])
+    autoencoder.settle(value[slice(0, 1024)])
     return autoencoder

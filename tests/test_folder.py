@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import causalcf as ccf
 from causalcf.cli import main
-from causalcf.datasets.folder import read_folder, read_image
+from causalcf.datasets.folder import read_folder
 from causalcf.graph import Node
+from causalcf.image_files import read_image
 
 GREY, COLOUR = (Node("image", "image", shape=(channels, 32, 32)) for channels in (1, 3))
 
@@ -32,7 +34,7 @@ def graph():
 
 def test_a_folder_gives_the_pixels_and_attributes_that_are_in_it(folder, digits, graph):
     batch = read_folder(folder, graph)
-    assert np.array_equal(batch.images["image"], digits.images["image"])
+    assert np.array_equal(np.asarray(batch.images["image"]), digits.images["image"])
     assert np.array_equal(batch.frame["thickness"], digits.frame["thickness"])
     assert batch.frame["digit"].tolist() == digits.frame["digit"].tolist()
     assert batch.frame.index.tolist()[:2] == ["images/0.png", "images/1.png"]  # a row is known by its file
@@ -42,7 +44,7 @@ def test_a_folder_gives_the_pixels_and_attributes_that_are_in_it(folder, digits,
     (folder / "metadata.csv").unlink()
     for name, write in (("metadata.jsonl", "to_json"), ("metadata.parquet", "to_parquet")):
         getattr(table, write)(folder / name, **({"orient": "records", "lines": True} if write == "to_json" else {}))
-        assert np.array_equal(read_folder(folder, graph).images["image"], digits.images["image"])
+        assert np.array_equal(read_folder(folder, graph).loaded().images["image"], digits.images["image"])
         (folder / name).unlink()
 
 
@@ -67,7 +69,7 @@ def test_an_image_is_the_same_in_every_format_that_loses_nothing(tmp_path):
 
 def test_another_size_is_an_error_and_resized_on_request(tmp_path):
     Image.fromarray(np.full((64, 128), 200, dtype=np.uint8)).save(tmp_path / "wide.png")
-    with pytest.raises(ccf.DataError, match=r"wide.png' is \(channel, height, width\) = \(1, 64, 128\), but .* resize=True"):
+    with pytest.raises(ccf.DataError, match=r"wide.png' is 128 pixels wide and 64 high, but .* resize=True"):
         read_image(tmp_path / "wide.png", GREY)
     assert read_image(tmp_path / "wide.png", GREY, resize=True).tolist() == np.full((1, 32, 32), 200).tolist()
 
@@ -78,7 +80,7 @@ def test_what_is_wrong_with_a_folder_is_told_by_name(folder, graph):
     def refused(match, **changed):
         table.assign(**changed).to_csv(folder / "metadata.csv", index=False)
         with pytest.raises(ccf.DataError, match=match):
-            read_folder(folder, graph)
+            read_folder(folder, graph).loaded()
 
     names = table["file_name"].tolist()
     refused("there is no image '.*images/gone.png'", file_name=[*names[:-1], "images/gone.png"])
@@ -104,6 +106,56 @@ def test_what_is_wrong_with_a_folder_is_told_by_name(folder, graph):
         read_folder(folder / "nowhere", graph)
     with pytest.raises(ccf.DataError, match="graph 'asia' has 0"):
         read_folder(folder, ccf.load_graph("asia"))
+
+
+def test_images_stay_on_disk_until_rows_of_them_are_asked_for(folder, digits, graph):
+    batch = read_folder(folder, graph)
+    assert batch.images["image"].shape == (6, 1, 32, 32)
+    (folder / "images" / "3.png").unlink()
+    some = batch.rows([5, 0])
+    assert np.array_equal(some.images["image"][:], digits.images["image"][[5, 0]])
+    assert np.array_equal(batch.images["image"][np.arange(6) != 3], digits.images["image"][np.arange(6) != 3])
+    assert np.array_equal(batch.images["image"][1], digits.images["image"][1])
+    with pytest.raises(ccf.DataError, match=r"there is no image '.*images/3\.png'"):
+        _ = batch.images["image"][2:4]
+
+
+def test_answers_and_training_are_the_same_from_disk_as_from_memory(folder, digits, graph, shipped):
+    batch = read_folder(folder, graph)
+    loaded = batch.loaded()
+    do, guidance = {"digit": "3"}, ccf.Plain()
+    answers = [ccf.counterfactual(shipped.configured(steps=3), rows, do, guidance=guidance) for rows in (batch, loaded)]
+    assert np.array_equal(answers[0].images["image"], answers[1].images["image"])
+    plan, trained = ccf.Training(steps=3, batch_size=4, precision="float32"), []
+    for rows in (batch, loaded):
+        mechanisms = {name: ccf.LinearGaussian() for name in ("thickness", "intensity")}
+        scm = ccf.SCM(graph, {**mechanisms, "digit": ccf.Categorical(), "image": ccf.Diffusion(channels=(16, 16), steps=5)})
+        denoiser = ccf.fit(scm, rows, training=plan).mechanisms["image"].denoiser
+        trained.append(torch.cat([parameter.flatten() for parameter in denoiser.parameters()]))
+    assert torch.equal(*trained)
+
+
+def test_dicom_is_read_as_its_window_shows_it(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    stored = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
+    for name, photometric in (("bright", "MONOCHROME2"), ("dark", "MONOCHROME1")):
+        file = pydicom.Dataset()
+        file.file_meta = pydicom.dataset.FileMetaDataset()
+        file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        file.SOPClassUID = file.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalMammographyXRayImageStorageForPresentation
+        file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        file.Rows = file.Columns = 32
+        file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation, file.SamplesPerPixel = 16, 12, 11, 0, 1
+        file.PhotometricInterpretation, file.PixelData = photometric, stored.tobytes()
+        file.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    bright, dark = (read_image(tmp_path / f"{name}.dcm", GREY)[0] for name in ("bright", "dark"))
+    assert bright[0, 0] == 0
+    assert bright[-1, -1] == 255
+    assert (np.diff(bright.ravel().astype(int)) >= 0).all()
+    assert np.array_equal(dark, 255 - bright)
+    (tmp_path / "torn.dcm").write_bytes((tmp_path / "dark.dcm").read_bytes()[:900])
+    with pytest.raises(ccf.DataError, match=r"cannot read the image '.*torn\.dcm'"):
+        read_image(tmp_path / "torn.dcm", GREY)
 
 
 def test_a_folder_is_audited_from_the_command_line(folder, capsys):

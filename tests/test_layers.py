@@ -17,7 +17,7 @@ LAYERS = [
     {"errors"},
     {"seeds", "progress", "files", "formats", "tables", "levels", "rulers"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
-    {"attributes.base"},
+    {"attributes.base", "image_files"},
     {
         "batch",
         "attributes.piecewise",

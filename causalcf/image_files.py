@@ -1,0 +1,187 @@
+"""Images on disk, decoded when they are asked for: PNG, JPEG, TIFF (8 or 16 bits), NPY, DICOM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from causalcf.errors import DataError
+from causalcf.graph import Node
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["SUFFIXES", "ImageFiles", "read_image"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".dcm")
+
+# ------------------------------------------------------------------ one image
+
+
+def _grey_levels(array: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
+    """An array as grey levels 0..255: bytes as they are, 16 bits divided by 257, fractions of 1 multiplied by 255."""
+    if array.dtype == np.uint8:
+        return array.view(np.uint8)
+    if array.dtype == np.uint16:
+        return np.rint(array.astype(np.float64) / 257).astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
+        return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    raise DataError(f"'{path}' holds {array.dtype} numbers. An image is uint8, uint16, or numbers from 0 to 1.")
+
+
+def _read_dicom(path: Path) -> NDArray[np.uint8]:
+    """Grey levels as the file's own window shows them, dark to bright."""
+    try:
+        import pydicom
+        from pydicom.pixels.processing import apply_voi_lut
+    except ImportError as error:
+        raise DataError(f"'{path}' is DICOM, which needs pydicom: pip install 'causalcf[medical]'.") from error
+    try:
+        file = pydicom.dcmread(path)
+        shown = np.asarray(apply_voi_lut(file.pixel_array, file), dtype=np.float64)
+    except Exception as error:  # pydicom's readers raise whatever their plugins do
+        raise DataError(f"cannot read the image '{path}': {str(error).splitlines()[0] if str(error) else error!r}.") from error
+    low, high = float(shown.min()), float(shown.max())
+    shares = (shown - low) / (high - low) if high > low else np.zeros_like(shown)
+    if file.get("PhotometricInterpretation") == "MONOCHROME1":
+        shares = 1 - shares
+    return np.rint(shares * 255).astype(np.uint8)
+
+
+def _pillow(pixels: Any, path: Path) -> Any:
+    """What Pillow opened, with 16 bits of grey scaled to 8; Pillow itself would clip them."""
+    from PIL import Image
+
+    if not (pixels.mode.startswith("I;16") or pixels.mode == "I"):
+        return pixels
+    deep = np.asarray(pixels)
+    if deep.min() < 0 or deep.max() > 65535:
+        raise DataError(f"'{path}' has grey levels from {deep.min()} to {deep.max()}. Write it with 8 or 16 bits.")
+    return Image.fromarray(_grey_levels(deep.astype(np.uint16), path))
+
+
+def _open(path: Path) -> Any:
+    """The image in a file as Pillow has it."""
+    from PIL import Image
+
+    suffix = path.suffix.lower()
+    if suffix == ".dcm":
+        return Image.fromarray(_read_dicom(path))
+    if suffix == ".npy":
+        array = _grey_levels(np.load(path), path)
+        if array.ndim == 3 and array.shape[0] in (1, 3):
+            array = np.moveaxis(array, 0, 2)
+        return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    with Image.open(path) as opened:
+        opened.load()
+        return _pillow(opened, path)
+
+
+def read_image(
+    path: str | Path, node: Node, *, resize: bool = False, edit: Callable[[Any], Any] | None = None
+) -> NDArray[np.uint8]:
+    """One image as an image node has it, uint8 (channel, height, width).
+
+    Args:
+        path: .png, .jpg, .jpeg, .tif, .tiff, .dcm, or .npy with (height, width), (channel, height, width) or
+            (height, width, channel).
+        node: an image node, of 1 channel (colours are made grey) or 3.
+        resize: crop the middle to the node's shape and scale it; without, another size is an error.
+        edit: of the opened image, before that: a `PIL.Image.Image` to another.
+
+    Raises:
+        DataError: the file is missing, damaged or of another size.
+    """
+    from PIL import Image, ImageOps
+
+    path, (channels, height, width) = Path(path), node.shape or (1, 0, 0)
+    if not path.is_file():
+        raise DataError(f"there is no image '{path}'.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"'{path}' is no image that causalcf reads: those end in {', '.join(SUFFIXES)}.")
+    try:
+        opened = _open(path)
+    except (OSError, ValueError, TypeError, SyntaxError, EOFError) as error:  # what Pillow and numpy raise for damaged files
+        raise DataError(f"cannot read the image '{path}': {str(error).splitlines()[0] if str(error) else error!r}.") from error
+    if edit is not None:
+        opened = edit(opened)
+    opened = opened.convert("L" if channels == 1 else "RGB")
+    if opened.size != (width, height):
+        if not resize:
+            raise DataError(
+                f"'{path}' is {opened.size[0]} pixels wide and {opened.size[1]} high, but the graph's '{node.name}' is "
+                f"{width} wide and {height} high. Resize the files, or pass resize=True."
+            )
+        opened = ImageOps.fit(opened, (width, height), Image.Resampling.LANCZOS)
+    pixels = np.asarray(opened)
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0))
+
+
+# ------------------------------------------------------------------ many
+
+
+class ImageFiles:
+    """Images of a node, (row, channel, height, width), that are read from disk when rows of them are asked for.
+
+    A `Batch` holds them where it would hold an array, so that a table of a million images takes the memory of its names.
+
+    Args:
+        root: the folder that the names start from.
+        names: of the files, relative to it; none may lead out of it.
+        node: the image node.
+        read: from path and node to pixels, uint8 (channel, height, width); `read_image` unless told.
+        jobs: threads that decode.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(
+        self,
+        root: str | Path,
+        names: Sequence[str],
+        node: Node,
+        *,
+        read: Callable[[Path, Node], NDArray[np.uint8]] = read_image,
+        jobs: int = 4,
+    ) -> None:
+        self.root, self.names, self.node, self.read, self.jobs = Path(root), np.asarray(names, dtype=object), node, read, jobs
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.names), *(self.node.shape or ())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"ImageFiles({str(self.root)!r}, {len(self)} images)"
+
+    def _one(self, name: str) -> NDArray[np.uint8]:
+        path = self.root / name
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise DataError(f"'{path}' lies outside '{self.root}'. Name files inside the folder.")
+        return self.read(path, self.node)
+
+    def select(self, rows: Any) -> ImageFiles:
+        """Some of the images, still on disk: by a slice, places, or a mask."""
+        return ImageFiles(self.root, self.names[rows], self.node, read=self.read, jobs=self.jobs)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+        """The pixels of some of the images: by a slice, places, or a mask."""
+        names = self.names[rows]
+        if isinstance(names, str):
+            return self._one(names)
+        pixels = np.empty((len(names), *self.shape[1:]), dtype=np.uint8)
+        with ThreadPoolExecutor(max(1, self.jobs)) as pool:
+            for place, image in enumerate(pool.map(self._one, names)):
+                pixels[place] = image
+        return pixels
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        pixels = self[:]
+        return pixels if dtype is None else pixels.astype(dtype)
