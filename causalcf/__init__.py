@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from causalcf.datasets.folder import read_folder
     from causalcf.datasets.morphomnist import MorphoMNIST
     from causalcf.datasets.nih_chest import read_nih_chest
+    from causalcf.datasets.phantoms.studies import phantom
+    from causalcf.datasets.readers import read_study
     from causalcf.effects import (
         Bounds,
         Effect,
@@ -110,6 +112,8 @@ _HOME = {
     "datasets.folder": ("read_folder",),
     "datasets.morphomnist": ("MorphoMNIST",),
     "datasets.nih_chest": ("read_nih_chest",),
+    "datasets.phantoms.studies": ("phantom",),
+    "datasets.readers": ("read_study",),
     "effects": (
         "Bounds",
         "Effect",

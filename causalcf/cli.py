@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from causalcf.cli_audit import audit, card, compare, demo, merge
+from causalcf.cli_data import data
 from causalcf.cli_options import Dos, Index, Json, Out, Seed, Table, TableOut
 from causalcf.errors import AbductionError, CausalCFError, DataError
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for _command in (demo, audit, merge, compare, card):
     app.command()(_command)
+app.add_typer(data, name="data", rich_help_panel=None)
 
 
 def _bound(text: str) -> float | dict[str, float]:

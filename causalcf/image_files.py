@@ -143,7 +143,7 @@ class ImageFiles:
     def __init__(
         self,
         root: str | Path,
-        names: Sequence[str],
+        names: Sequence[str] | NDArray[np.object_],
         node: Node,
         *,
         read: Callable[[Path, Node], NDArray[np.uint8]] = read_image,

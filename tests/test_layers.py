@@ -30,7 +30,9 @@ LAYERS = [
         "measures",
         "conditions",
     },
+    {"datasets.released", "datasets.phantoms.painting"},
     {"image", "attributes.*", "encoding", "interventions", "datasets.*"},
+    {"datasets.readers", "datasets.phantoms.studies"},
     {"choice", "trainer"},
     {"scm"},
     {"evidence", "training", "store", "identify"},
@@ -40,7 +42,7 @@ LAYERS = [
     {"judges", "soundness", "effects", "recipes", "plot", "testing"},
     {"report", "tuning", "scale", "comparing", "archive", "card"},
     {"cli_options"},
-    {"cli_audit"},
+    {"cli_audit", "cli_data"},
     {"cli", "app"},
 ]
 
@@ -58,9 +60,10 @@ MODULES = {
 
 
 def layer(module):
-    for number, names in enumerate(LAYERS):
-        if module in names or f"{module.split('.')[0]}.*" in names:
-            return number
+    for name in (module, f"{module.split('.')[0]}.*"):  # a name of its own goes before its package
+        for number, names in enumerate(LAYERS):
+            if name in names:
+                return number
     return None
 
 

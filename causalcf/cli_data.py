@@ -1,0 +1,57 @@
+"""The commands about data on disk: `causalcf data check | phantom`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from causalcf.cli_options import Json, Seed
+
+__all__ = ["data"]
+
+data = typer.Typer(help="Look at a study's data on disk, or draw a look-alike of them.", no_args_is_help=True)
+
+Study = Annotated[str, typer.Argument(help="celebahq, celebahq_dependent, celebahq_mouth, celeba, mimic_cxr or embed.")]
+Directory = Annotated[Path, typer.Argument(help="Where the data are, as released.")]
+
+
+@data.command()
+def check(study: Study, directory: Directory, as_json: Json = False) -> None:
+    """Say which file or column is missing and how to get it, what the filters drop, and what is in every split."""
+    from causalcf.datasets.readers import check_data
+
+    found = check_data(study, directory)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for reason, count in found["dropped"].items():
+        typer.echo(f"dropped {count}: {reason}")
+    typer.echo(", ".join(f"{name} {count}" for name, count in found["splits"].items()))
+    for name, told in found["attributes"].items():
+        words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in told.items())
+        typer.echo(f"{name}: {', '.join(words)}")
+    typer.echo(f"{found['images_decoded']} images decoded; the directory can be read")
+
+
+@data.command()
+def phantom(
+    study: Annotated[str, typer.Argument(help="celebahq, celebahq_dependent, mimic_cxr or embed.")],
+    directory: Annotated[Path, typer.Argument(help="A new directory.")],
+    n: Annotated[int, typer.Option(help="Images.", min=10)] = 1000,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw a look-alike of a study's data, in their released layout, from equations that are known."""
+    from causalcf.datasets.phantoms.studies import phantom as find_phantom
+
+    start = time.monotonic()
+    find_phantom(study, seed=seed).write(directory, n, progress=not as_json)
+    seconds = round(time.monotonic() - start, 1)
+    told = {"study": study, "directory": str(directory), "images": n, "seed": seed, "seconds": seconds}
+    typer.echo(
+        json.dumps(told) if as_json else f"{directory}: {n} images in {seconds} s. Look: causalcf data check {study} {directory}"
+    )

@@ -1,0 +1,140 @@
+"""CelebA-HQ and CelebA as they are released: photographs of faces and 40 labels of each.
+
+    CelebA-HQ   CelebAMask-HQ/CelebA-HQ-img/I.jpg                   I from 0, 1024x1024
+                CelebAMask-HQ/CelebAMask-HQ-attribute-anno.txt      how many, the 40 names, and a line a file with -1 or 1
+                CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt       I, and the file in CelebA that it was made from
+                list_eval_partition.txt                             CelebA's own: file and 0 (train), 1 (valid) or 2 (test)
+    CelebA      img_align_celeba/FILE.jpg                           178x218; the middle 150x150 is taken
+                list_attr_celeba.txt                                as above
+                list_eval_partition.txt                             as above
+
+The split is CelebA's, in which no person is on two sides. T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive Growing of GANs
+for Improved Quality, Stability, and Variation", ICLR 2018, https://arxiv.org/abs/1710.10196; Z. Liu, P. Luo, X. Wang, X. Tang,
+"Deep Learning Face Attributes in the Wild", ICCV 2015, https://arxiv.org/abs/1411.7766; the layout of the labels: C.-H. Lee,
+Z. Liu, L. Wu, P. Luo, "MaskGAN", CVPR 2020, https://arxiv.org/abs/1907.11922.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from causalcf.batch import Batch
+from causalcf.datasets.released import SPLITS, Released, Rows, find
+from causalcf.errors import DataError
+from causalcf.graph import CausalGraph, load_graph
+from causalcf.image_files import ImageFiles, read_image
+
+__all__ = ["ATTRIBUTES", "read_celeba", "read_celebahq"]
+
+ATTRIBUTES = (
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
+    "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses", "Goatee",
+    "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "No_Beard",
+    "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair",
+    "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young",
+)  # fmt: skip
+"""The labels, in the order of the release."""
+
+
+_HQ = "CelebAMask-HQ"
+_GET_HQ = "It is part of CelebAMask-HQ: https://github.com/switchablenorms/CelebAMask-HQ."
+_GET = "It is part of CelebA: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html."
+_CROP = 150  # pixels of the middle of an aligned photograph
+
+
+def _lines(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _labels(path: Path) -> pd.DataFrame:
+    """The table of labels, 0 or 1, indexed by file."""
+    (count, *_), names, *rows = _lines(path)
+    if not count.isdecimal() or len(rows) != int(count):
+        raise DataError(f"'{path}' announces {count} files and has {len(rows)} lines of them. Get it again.")
+    odd = [row for row in rows if len(row) != len(names) + 1 or not set(row[1:]) <= {"-1", "1"}]
+    if odd:
+        raise DataError(f"'{path}' has a line that is no file with {len(names)} labels of -1 or 1: '{' '.join(odd[0][:4])} ...'.")
+    table = pd.DataFrame([row[1:] for row in rows], index=[row[0] for row in rows], columns=names)
+    return (table == "1").astype(int)
+
+
+def _partition(path: Path) -> pd.Series:
+    rows = _lines(path)
+    odd = [row for row in rows if len(row) != 2 or row[1] not in "012"]
+    if odd:
+        raise DataError(f"'{path}' has a line that is no file with 0, 1 or 2: '{' '.join(odd[0])}'.")
+    return pd.Series([SPLITS[int(row[1])] for row in rows], index=[row[0] for row in rows])
+
+
+def _released(graph: CausalGraph, root: Path, rows: Rows, path: Path, files: ImageFiles) -> Released:
+    absent = [name for name in graph.attributes if name not in rows.frame.columns]
+    if absent:
+        raise DataError(f"'{path}' has no label {', '.join(absent)}. Labels are: {', '.join(rows.frame.columns)}.")
+    return Released(Batch(graph, rows.frame, {graph.images[0]: files}), rows.dropped)
+
+
+def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", *, jobs: int = 4) -> Released:
+    """CelebA-HQ as it is released, an image scaled to the size that the graph has.
+
+    Args:
+        directory: with the folder CelebAMask-HQ, and CelebA's list_eval_partition.txt beside or in it.
+        graph: over any of the 40 labels, 0 or 1, and one image; a ready-made one by name.
+        jobs: threads that decode.
+
+    Returns:
+        Indexed by the number of the image.
+
+    Raises:
+        DataError: a file is missing or has another form.
+    """
+    root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
+    home = find(root, [_HQ], _GET_HQ)
+    path = find(home, ["CelebAMask-HQ-attribute-anno.txt"], _GET_HQ)
+    mapping = find(home, ["CelebA-HQ-to-CelebA-mapping.txt"], _GET_HQ)
+    images = find(home, ["CelebA-HQ-img"], _GET_HQ)
+    partition = _partition(find(root, ["list_eval_partition.txt", f"{_HQ}/list_eval_partition.txt"], _GET))
+    labels = _labels(path)
+    names = pd.Series({f"{row[0]}.jpg": row[-1] for row in _lines(mapping)[1:]})
+    labels["split"] = names.reindex(labels.index).map(partition)
+    rows = Rows(labels)
+    rows.keep("no entry in the mapping to CelebA or in its partition", rows.frame["split"].notna())
+    files = rows.frame.index.to_numpy()
+    rows.frame = rows.frame.set_index(pd.Index([int(Path(name).stem) for name in files], name="image_id"))
+    read = partial(read_image, resize=True)
+    return _released(graph, root, rows, path, ImageFiles(images, files, graph.node(graph.images[0]), read=read, jobs=jobs))
+
+
+def _middle(photograph: Any) -> Any:
+    """The middle square of an aligned photograph."""
+    width, height = photograph.size
+    left, top = (width - _CROP) // 2, (height - _CROP) // 2
+    return photograph.crop((left, top, left + _CROP, top + _CROP))
+
+
+def read_celeba(directory: str | Path, graph: CausalGraph | str = "celebahq", *, jobs: int = 4) -> Released:
+    """CelebA as it is released: the middle 150x150 pixels of an aligned photograph, scaled to the size that the graph has.
+
+    Args:
+        directory: with img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt.
+        graph: as for `read_celebahq`.
+        jobs: threads that decode.
+
+    Returns:
+        Indexed by file name.
+
+    Raises:
+        DataError: a file is missing or has another form.
+    """
+    root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
+    path, images = find(root, ["list_attr_celeba.txt"], _GET), find(root, ["img_align_celeba"], _GET)
+    labels = _labels(path).rename_axis("file_name")
+    labels["split"] = labels.index.map(_partition(find(root, ["list_eval_partition.txt"], _GET)))
+    rows = Rows(labels)
+    rows.keep("no entry in the partition", rows.frame["split"].notna())
+    read = partial(read_image, resize=True, edit=_middle)
+    files = ImageFiles(images, rows.frame.index.to_numpy(), graph.node(graph.images[0]), read=read, jobs=jobs)
+    return _released(graph, root, rows, path, files)

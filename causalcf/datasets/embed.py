@@ -1,0 +1,120 @@
+"""EMBED as it is released: screening mammograms with density, and the labels of the skin markers on them.
+
+    EMBED_OpenData_metadata.csv       an image a line: anon_dicom_path, empi_anon, acc_anon, FinalImageType, ImageLateralityFinal,
+                                      ViewPosition, spot_mag
+    EMBED_OpenData_clinical.csv       an examination a line: empi_anon, acc_anon, tissueden (1 to 4), GENDER_DESC, age_at_study
+    markers.csv                       labels of markers: image_path, circle marker (0 or 1); any name with "marker" in it
+    images/png/1024x768/PATIENT/UID.png    16 bits; where it is missing, the DICOM file at anon_dicom_path below `images`
+
+Kept are 2D images of women, MLO and CC views, without spot magnification, of density A to D. A breast is turned to the left.
+
+J. Jeong et al., "The EMory BrEast imaging Dataset (EMBED): A Racially Diverse, Granular Dataset of 3.4 Million Screening and
+Diagnostic Mammographic Images", Radiology: Artificial Intelligence 2023, https://doi.org/10.1148/ryai.220047; the labels of the
+markers: https://github.com/biomedia-mira/mammo-artifacts.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from causalcf.batch import Batch
+from causalcf.datasets.released import Released, Rows, find, open_table, split_by
+from causalcf.errors import DataError
+from causalcf.graph import CausalGraph, load_graph
+from causalcf.image_files import ImageFiles, read_image
+
+__all__ = ["read_embed"]
+
+_GET = "It is part of EMBED, for registered users: https://registry.opendata.aws/emory-breast-imaging-dataset-embed/."
+_GET_MARKERS = (
+    "It has a line an image with image_path and 'circle marker', 0 or 1; labels of others: "
+    "https://github.com/biomedia-mira/mammo-artifacts."
+)
+_PNG = "images/png/1024x768"
+_DENSITIES = {1: "A", 2: "B", 3: "C", 4: "D"}
+_SHARES = {"train": 0.675, "valid": 0.075, "test": 0.25}  # of the patients
+_SEED = 33
+
+
+def _to_left(mammogram: Any) -> Any:
+    """The breast at the left edge: mirrored if the right half is brighter."""
+    from PIL import ImageOps
+
+    pixels = np.asarray(mammogram.convert("L"), dtype=np.float32)
+    middle = pixels.shape[1] // 2
+    return ImageOps.mirror(mammogram) if pixels[:, -middle:].sum() > pixels[:, :middle].sum() else mammogram
+
+
+def _markers(root: Path) -> pd.Series:
+    """Whether a circular marker is on an image, by the stem of its file."""
+    found = sorted(path for path in root.iterdir() if "marker" in path.name.lower() and path.is_file())
+    if not found:
+        raise DataError(f"there is no table of markers in '{root}'. {_GET_MARKERS}")
+    table = open_table(found[0], {"image_path": "image_path", "circle marker": "circle"}, _GET_MARKERS)
+    wrong = table.loc[~table["circle"].isin([0, 1]), "circle"]
+    if len(wrong):
+        raise DataError(f"'{found[0]}' has circle marker '{wrong.iloc[0]}': it is 0 or 1.")
+    stems = table["image_path"].map(lambda path: Path(str(path)).stem)
+    return table["circle"].astype(int).set_axis(stems).groupby(level=0).first()
+
+
+def _file(root: Path, patient: str, dicom: str) -> str:
+    """Where an image is, relative to the directory."""
+    png = f"{_PNG}/{patient}/{Path(dicom).stem}.png"
+    return png if (root / png).is_file() or not (root / "images" / dicom).is_file() else f"images/{dicom}"
+
+
+def read_embed(directory: str | Path, graph: CausalGraph | str = "embed", *, jobs: int = 4) -> Released:
+    """EMBED as it is released, an image scaled to the size that the graph has; no patient is in two splits.
+
+    A quarter of the patients are for testing and a tenth of the others for validation; who, is a draw of our own.
+
+    Args:
+        directory: with the two tables, the labels of the markers, and the folder `images`.
+        graph: over density and circle_marker, with one image; a ready-made one by name.
+        jobs: threads that decode.
+
+    Returns:
+        Indexed by the image's identifier, with `patient`, `view`, `laterality` and `age` besides.
+
+    Raises:
+        DataError: a file or column is missing, or no row is left.
+    """
+    root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
+    shots = open_table(
+        find(root, ["EMBED_OpenData_metadata.csv", "tables/EMBED_OpenData_metadata.csv"], _GET),
+        {
+            "anon_dicom_path": "dicom", "empi_anon": "patient", "acc_anon": "exam", "FinalImageType": "kind",
+            "ImageLateralityFinal": "laterality", "ViewPosition": "view", "spot_mag": "spot",
+        },
+        _GET,
+    )  # fmt: skip
+    exams = open_table(
+        find(root, ["EMBED_OpenData_clinical.csv", "tables/EMBED_OpenData_clinical.csv"], _GET),
+        {"empi_anon": "patient", "acc_anon": "exam", "tissueden": "density", "GENDER_DESC": "gender", "age_at_study": "age"},
+        _GET,
+    ).drop_duplicates(["patient", "exam"])  # a line for every finding
+    rows = Rows(shots.merge(exams, on=["patient", "exam"], how="left"))
+    rows.keep("no 2D image", rows.frame["kind"] == "2D")
+    rows.keep("not of a woman", rows.frame["gender"] == "Female")
+    rows.keep("density not 1 to 4", rows.frame["density"].isin(list(_DENSITIES)))
+    rows.keep("neither CC nor MLO", rows.frame["view"].isin(["CC", "MLO"]))
+    rows.keep("spot magnification", rows.frame["spot"].fillna(0) != 1)
+    stems = rows.frame["dicom"].map(lambda path: Path(str(path)).stem)
+    rows.frame = rows.frame.assign(image_id=stems, circle_marker=stems.map(_markers(root)))
+    rows.keep("no label of markers", rows.frame["circle_marker"].notna())
+    frame = rows.frame.assign(
+        density=rows.frame["density"].astype(int).map(_DENSITIES),
+        circle_marker=rows.frame["circle_marker"].astype(int),
+        split=split_by(rows.frame["patient"], _SHARES, _SEED),
+    )
+    names = [_file(root, str(patient), str(dicom)) for patient, dicom in zip(frame["patient"], frame["dicom"], strict=True)]
+    kept = frame.set_index("image_id")[["patient", "view", "laterality", "age", "density", "circle_marker", "split"]]
+    read = partial(read_image, resize=True, edit=_to_left)
+    files = ImageFiles(root, names, graph.node(graph.images[0]), read=read, jobs=jobs)
+    return Released(Batch(graph, kept, {graph.images[0]: files}), rows.dropped)

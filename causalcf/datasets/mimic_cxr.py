@@ -1,0 +1,152 @@
+"""MIMIC-CXR-JPG as it is released, with the patients of MIMIC-IV: frontal radiographs with sex, race, age and a finding.
+
+    mimic-cxr-2.0.0-metadata.csv[.gz]     dicom_id, subject_id, study_id, ViewPosition, StudyDate
+    mimic-cxr-2.0.0-chexpert.csv[.gz]     subject_id, study_id, Pleural Effusion, No Finding
+    admissions.csv[.gz]                   subject_id, race (in older releases ethnicity)
+    patients.csv[.gz]                     subject_id, gender, anchor_age, anchor_year
+    files/pXX/pSUBJECT/sSTUDY/DICOM.jpg   XX the first two digits of the subject
+
+The tables of MIMIC-IV may also lie in `hosp/` or `core/`. Rows are kept and labelled by the rules of the studies before: one
+recorded race of White, Asian and Black; frontal views; effusion or nothing found; age from the anchor year. A folder of prepared
+tables is read as well: `train.csv`, `valid.csv`, `test.csv` with `path_preproc`, `age`, `sex_label`, `race_label`, `disease`.
+
+A. Johnson et al., "MIMIC-CXR-JPG, a large publicly available database of labeled chest radiographs", 2019,
+https://arxiv.org/abs/1901.07042; A. Johnson et al., "MIMIC-IV, a freely accessible electronic health record dataset", Scientific
+Data 2023, https://doi.org/10.1038/s41597-022-01899-x.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from causalcf.batch import Batch
+from causalcf.datasets.released import SPLITS, Released, Rows, find, open_table, split_by
+from causalcf.errors import DataError
+from causalcf.graph import CausalGraph, load_graph
+from causalcf.image_files import ImageFiles, read_image
+
+__all__ = ["read_mimic_cxr"]
+
+_GET = "It is part of MIMIC-CXR-JPG, for credentialed users: https://physionet.org/content/mimic-cxr-jpg/."
+_GET_IV = "It is part of MIMIC-IV, for credentialed users: https://physionet.org/content/mimiciv/."
+_SHARES = {"train": 0.6, "valid": 0.1, "test": 0.3}  # of the patients
+_SEED = 42
+_RACES = {"WHITE": "White", "ASIAN": "Asian", "BLACK": "Black"}  # by the first word of what the hospital recorded
+_SEXES = ("Male", "Female")
+_FINDINGS = ("No Finding", "Pleural Effusion")
+
+
+def _table(root: Path, stem: str, how: str, folders: tuple[str, ...] = ("",)) -> Path:
+    return find(root, [f"{folder}{stem}{suffix}" for folder in folders for suffix in (".csv", ".csv.gz")], how)
+
+
+def _race(root: Path) -> pd.Series:
+    """The race of every patient for whom one only is recorded, by subject."""
+    path = _table(root, "admissions", _GET_IV, ("", "hosp/", "core/"))
+    try:
+        admissions = open_table(path, {"subject_id": "subject_id", "race": "race"}, _GET_IV)
+    except DataError:
+        admissions = open_table(path, {"subject_id": "subject_id", "ethnicity": "race"}, _GET_IV)
+    admissions = admissions.dropna()
+    words = admissions["race"].str.upper().str.split(r"[ /]", regex=True).str[0]
+    recorded = admissions.assign(race=words.map(_RACES).fillna(admissions["race"])).drop_duplicates()
+    only = recorded.drop_duplicates("subject_id", keep=False).set_index("subject_id")["race"]
+    return only[only.isin(list(_RACES.values()))]
+
+
+def _released(root: Path, graph: CausalGraph, jobs: int) -> Released:
+    shots = open_table(
+        _table(root, "mimic-cxr-2.0.0-metadata", _GET),
+        ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate"],
+        _GET,
+    )
+    labels = open_table(
+        _table(root, "mimic-cxr-2.0.0-chexpert", _GET), ["subject_id", "study_id", "Pleural Effusion", "No Finding"], _GET
+    )
+    patients = open_table(
+        _table(root, "patients", _GET_IV, ("", "hosp/", "core/")), ["subject_id", "gender", "anchor_age", "anchor_year"], _GET_IV
+    )
+    table = shots.merge(labels, on=["subject_id", "study_id"], how="left").merge(patients, on="subject_id", how="left")
+    rows = Rows(table.assign(race=table["subject_id"].map(_race(root))))
+    rows.keep("no patient in MIMIC-IV", rows.frame["gender"].isin(["M", "F"]))
+    rows.keep("no race, several, or another than White, Asian and Black", rows.frame["race"].notna())
+    rows.keep("no frontal view (AP, PA)", rows.frame["ViewPosition"].isin(["AP", "PA"]))
+    effusion, nothing = rows.frame["Pleural Effusion"] == 1, rows.frame["No Finding"] == 1
+    rows.keep("neither pleural effusion nor no finding", effusion | nothing)
+    frame = rows.frame
+    date = frame["StudyDate"].astype(np.int64)
+    frame = frame.assign(
+        sex=frame["gender"].map({"M": "Male", "F": "Female"}),
+        age=(frame["anchor_age"] + date // 10_000 - frame["anchor_year"]).astype(float),
+        finding=np.where(frame["Pleural Effusion"] == 1, *_FINDINGS[::-1]),
+        split=split_by(frame["subject_id"], _SHARES, _SEED),
+    )
+    rows.frame = frame
+    rows.keep("age outside 0 to 120 years", frame["age"].between(0, 120, inclusive="neither"))
+    frame = rows.frame
+    subject, study, shot = (frame[name].astype(str) for name in ("subject_id", "study_id", "dicom_id"))
+    names = "p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + shot + ".jpg"
+    kept = frame.set_index("dicom_id")[["subject_id", "study_id", "race", "sex", "age", "finding", "split"]]
+    return _batch(graph, find(root, ["files"], _GET), names.to_numpy(), kept, rows.dropped, jobs)
+
+
+def _labelled(column: pd.Series, labels: tuple[str, ...], path: Path) -> pd.Series:
+    """Labels from themselves or from their places."""
+    codes = {str(place): label for place, label in enumerate(labels)} | {label: label for label in labels}
+    found = column.astype(str).str.removesuffix(".0").map(codes)
+    if found.isna().any():
+        raise DataError(f"'{path}' has {column.name} '{column[found.isna()].iloc[0]}': it is one of {', '.join(codes)}.")
+    return found
+
+
+def _prepared(root: Path, graph: CausalGraph, jobs: int) -> Released:
+    parts = []
+    for split in SPLITS:
+        path = find(root, [f"{split}.csv"], "Prepared tables are train.csv, valid.csv and test.csv.")
+        table = open_table(path, ["path_preproc", "age", "sex_label", "race_label", "disease"], "Name its columns so.")
+        parts.append(
+            pd.DataFrame(
+                {
+                    "file_name": table["path_preproc"],
+                    "race": _labelled(table["race_label"], tuple(_RACES.values()), path),
+                    "sex": _labelled(table["sex_label"], _SEXES, path),
+                    "age": table["age"].astype(float),
+                    "finding": _labelled(table["disease"], _FINDINGS, path),
+                    "split": split,
+                }
+            )
+        )
+    frame = pd.concat(parts).set_index("file_name")
+    return _batch(graph, root, frame.index.to_numpy(), frame, {}, jobs)
+
+
+def _batch(
+    graph: CausalGraph, images: Path, names: np.ndarray, frame: pd.DataFrame, dropped: dict[str, int], jobs: int
+) -> Released:
+    files = ImageFiles(images, names, graph.node(graph.images[0]), read=partial(read_image, resize=True), jobs=jobs)
+    return Released(Batch(graph, frame, {graph.images[0]: files}), dropped)
+
+
+def read_mimic_cxr(directory: str | Path, graph: CausalGraph | str = "mimic_cxr", *, jobs: int = 4) -> Released:
+    """MIMIC-CXR as it is released, an image scaled to the size that the graph has; no patient is in two splits.
+
+    Of the patients, 60 % train, 10 % validate and 30 % test; who, is a draw of our own.
+
+    Args:
+        directory: with the tables and the folder `files`, or with prepared tables.
+        graph: over race, sex, age and finding, with one image; a ready-made one by name.
+        jobs: threads that decode.
+
+    Returns:
+        Indexed by dicom_id (prepared tables: by file).
+
+    Raises:
+        DataError: a file or column is missing, or no row is left.
+    """
+    root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
+    prepared = (root / "train.csv").is_file() and not list(root.glob("mimic-cxr-2.0.0-metadata.csv*"))
+    return (_prepared if prepared else _released)(root, graph, jobs)

@@ -1,0 +1,73 @@
+"""The readers of released data sets by the name of their study, and what a look at a directory tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from causalcf.datasets.celeba import read_celeba, read_celebahq
+from causalcf.datasets.embed import read_embed
+from causalcf.datasets.mimic_cxr import read_mimic_cxr
+from causalcf.datasets.released import Released
+from causalcf.errors import DataError
+from causalcf.graph import CausalGraph, load_graph
+
+__all__ = ["READERS", "check_data", "read_study"]
+
+READERS: dict[str, Callable[..., Released]] = {
+    "celebahq": read_celebahq,
+    "celebahq_dependent": read_celebahq,
+    "celebahq_mouth": read_celebahq,
+    "celeba": read_celeba,
+    "mimic_cxr": read_mimic_cxr,
+    "embed": read_embed,
+}
+_LOOKED_AT = 16  # images of every split that are decoded
+
+
+def read_study(study: str, directory: str | Path, graph: CausalGraph | None = None, *, jobs: int = 4) -> Released:
+    """A study's data as they are released.
+
+    Args:
+        study: `celebahq`, `celebahq_dependent`, `celebahq_mouth`, `celeba`, `mimic_cxr` or `embed`.
+        directory: where they are.
+        graph: instead of the study's ready-made one, for instance at another size.
+        jobs: threads that decode.
+
+    Raises:
+        DataError: there is no such study, or a file or column is missing.
+    """
+    if study not in READERS:
+        raise DataError(f"there is no reader for '{study}'. Readers are: {', '.join(READERS)}.")
+    if not Path(directory).is_dir():
+        raise DataError(f"there is no directory '{directory}'.")
+    return READERS[study](directory, graph or load_graph("celebahq" if study == "celeba" else study), jobs=jobs)
+
+
+def check_data(study: str, directory: str | Path) -> dict[str, Any]:
+    """What is in a directory of a study's data: rows by split, what filters dropped, how attributes are distributed.
+
+    The first images of every split, and as many from all over it, are decoded.
+
+    Raises:
+        DataError: a file or column is missing, or an image is damaged.
+    """
+    found = read_study(study, directory)
+    graph, frame = found.batch.graph, found.batch.frame
+    seen = 0
+    for split in frame["split"].unique():
+        part = found.split(split)
+        places = np.unique(np.r_[: min(_LOOKED_AT, len(part)), np.linspace(0, len(part) - 1, _LOOKED_AT).astype(int)])
+        seen += len(part.images[graph.images[0]][places])
+    attributes: dict[str, Any] = {}
+    for name in graph.attributes:
+        column = frame[name]
+        if graph.node(name).discrete:
+            attributes[name] = {str(state): int((column == state).sum()) for state in graph.node(name).states or ()}
+        else:
+            attributes[name] = {"mean": float(column.mean()), "least": float(column.min()), "most": float(column.max())}
+    splits = {str(name): int(count) for name, count in frame["split"].value_counts().items()}
+    return {"study": study, "splits": splits, "dropped": dict(found.dropped), "attributes": attributes, "images_decoded": seen}

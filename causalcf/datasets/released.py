@@ -1,0 +1,122 @@
+"""What the readers of released data sets share: files that must be there, filters that count, splits by person.
+
+A reader takes a data set's own layout from disk, unmodified, and gives a `Released`: the rows that its filters keep, as a batch
+whose images stay on disk, and what every filter dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from causalcf.batch import Batch
+from causalcf.errors import DataError
+from causalcf.tables import read_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Released", "Rows", "find", "open_table", "split_by"]
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Released:
+    """A data set as its reader found it.
+
+    Attributes:
+        batch: the rows that are kept, with a column `split`: train, valid or test.
+        dropped: by filter, in order, how many rows it dropped.
+    """
+
+    batch: Batch
+    dropped: Mapping[str, int]
+
+    def split(self, name: str) -> Batch:
+        """The rows of one split.
+
+        Raises:
+            DataError: there is no such split, or it has no rows.
+        """
+        found = np.flatnonzero((self.batch.frame["split"] == name).to_numpy())
+        if not len(found):
+            counts = self.batch.frame["split"].value_counts()
+            raise DataError(
+                f"there are no rows of split '{name}'. Splits are: {', '.join(f'{key} ({n})' for key, n in counts.items())}."
+            )
+        return self.batch.rows(found)
+
+    def __repr__(self) -> str:
+        counts = self.batch.frame["split"].value_counts()
+        return f"Released({self.batch.graph.name!r}, {', '.join(f'{key}={n}' for key, n in counts.items())})"
+
+
+class Rows:
+    """A table on its way through filters, each of which is counted."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame, self.dropped = frame, dict[str, int]()
+
+    def keep(self, reason: str, which: pd.Series | NDArray[np.bool_]) -> None:
+        """Keep the rows where `which` holds; `reason` says why the others go."""
+        mask = np.asarray(which, dtype=bool)
+        self.dropped[reason] = int((~mask).sum())
+        self.frame = self.frame[mask]
+        if self.frame.empty:
+            told = ", ".join(f"{name}: {count}" for name, count in self.dropped.items())
+            raise DataError(f"no row is left: dropped were {told}. Look at the table's columns and values.")
+
+
+def find(directory: Path, names: Sequence[str], how: str) -> Path:
+    """The first of these files or folders that is there, looked for by their paths below the directory.
+
+    Raises:
+        DataError: none is; `how` says how to get it.
+    """
+    for name in names:
+        if (directory / name).exists():
+            return directory / name
+    raise DataError(f"there is no {' or '.join(names)} in '{directory}'. {how}")
+
+
+def open_table(path: Path, columns: Mapping[str, str] | Sequence[str], how: str, **typed: Any) -> pd.DataFrame:
+    """Some columns of a table, under names of ours where a mapping is given.
+
+    Args:
+        path: of a table that `causalcf.read_table` reads.
+        columns: which, or from their names in the file to ours.
+        how: the file can be got.
+        typed: columns that are read as text.
+
+    Raises:
+        DataError: a column is not there.
+    """
+    frame = read_table(path)
+    absent = [name for name in columns if name not in frame.columns]
+    if absent:
+        raise DataError(f"'{path}' has no column {', '.join(absent)}. It has: {', '.join(map(str, frame.columns[:30]))}. {how}")
+    found = frame[list(columns)]
+    return found.rename(columns=dict(columns)) if isinstance(columns, Mapping) else found
+
+
+def split_by(people: pd.Series, shares: Mapping[str, float], seed: int) -> pd.Series:
+    """A split for every row, so that all rows of a person are in the same one.
+
+    Args:
+        people: who each row is of.
+        shares: of the people, by split, summing to 1.
+        seed: of the order in which people are dealt out.
+    """
+    order = np.array(sorted(people.unique(), key=str), dtype=object)
+    np.random.default_rng(seed).shuffle(order)
+    ends = np.floor(np.cumsum(list(shares.values())) * len(order) + 0.5).astype(int)
+    names = np.empty(len(order), dtype=object)
+    for name, start, end in zip(shares, [0, *ends[:-1]], ends, strict=True):
+        names[start:end] = name
+    return people.map(dict(zip(order, names, strict=True)))

@@ -1,0 +1,229 @@
+"""Phantoms are what their equations say, in the layouts that the readers of the released data sets take."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import causalcf as ccf
+from causalcf.cli import main
+from causalcf.datasets.phantoms.studies import PHANTOMS, phantom
+from causalcf.datasets.readers import READERS, check_data, read_study
+from causalcf.datasets.released import split_by
+
+ASKED = {
+    "celebahq": {"Smiling": 1},
+    "celebahq_dependent": {"Male": 1},
+    "mimic_cxr": {"age": 80.0},
+    "embed": {"circle_marker": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Every phantom on disk, small."""
+    root = tmp_path_factory.mktemp("phantoms")
+    return {study: phantom(study, seed=3).write(root / study, 40) for study in PHANTOMS}
+
+
+@pytest.mark.parametrize("study", PHANTOMS)
+def test_a_reader_finds_in_a_phantom_what_was_drawn(written, study):
+    found = read_study(study, written[study])
+    drawn = phantom(study, seed=3)
+    assert len(found.batch) == 40
+    assert set(found.dropped.values()) <= {0}
+    expected = drawn.attributes(found.batch.frame.index)
+    for name in found.batch.graph.attributes:
+        assert found.batch.frame[name].tolist() == expected[name].tolist(), name
+    some = found.batch.rows([0, 7, 39])
+    assert np.array_equal(some.images["image"][:], drawn.images(expected.iloc[[0, 7, 39]]))
+    assert sum(len(found.split(name)) for name in found.batch.frame["split"].unique()) == 40
+
+
+@pytest.mark.parametrize("study", PHANTOMS)
+def test_a_row_is_drawn_the_same_in_any_company(study):
+    drawn = phantom(study, seed=1)
+    ids = drawn._names(9)
+    frame, images = drawn.true_counterfactual(ids, {})
+    alone, image = drawn.true_counterfactual(ids[[4]], {})
+    assert alone.iloc[0].tolist() == frame.iloc[4].tolist()
+    assert np.array_equal(image[0], images[4])
+    assert not np.array_equal(phantom(study, seed=2).images(frame), images)
+
+
+@pytest.mark.parametrize("study", PHANTOMS)
+def test_a_true_counterfactual_changes_what_was_asked_and_its_descendants_alone(study):
+    drawn, (name, value) = phantom(study), next(iter(ASKED[study].items()))
+    ids = drawn._names(24)
+    fact, picture = drawn.true_counterfactual(ids, {})
+    after, changed = drawn.true_counterfactual(ids, ASKED[study])
+    assert (after[name] == value).all()
+    for other in set(drawn.graph.attributes) - drawn.graph.descendants([name]):
+        assert after[other].tolist() == fact[other].tolist()
+    same = (after == fact).all(axis=1).to_numpy()
+    assert same.any() or study == "mimic_cxr"
+    assert np.array_equal(picture[same], changed[same])  # what happened is what would have happened
+    moved = np.abs(changed[~same].astype(int) - picture[~same]).mean(axis=(1, 2, 3))
+    assert (moved > 0.2).all()
+    back, home = drawn.true_counterfactual(ids, {name: fact[name]})
+    assert back.equals(fact)
+    assert np.array_equal(home, picture)
+
+
+def test_the_equations_are_those_that_the_docstring_states():
+    faces = phantom("celebahq_dependent").attributes(range(6000))
+    for name, share in (("Smiling", 0.5), ("Male", 0.45), ("Young", 0.7)):
+        assert abs(faces[name].mean() - share) < 0.03
+    old_men = (faces["Male"] == 1) & (faces["Young"] == 0)
+    assert abs(faces.loc[old_men, "Bald"].mean() - 0.42) < 0.06
+    assert abs(1 - faces.loc[old_men, "No_Beard"].mean() - 0.36) < 0.06
+    assert abs(faces.loc[faces["Male"] == 0, "Bald"].mean() - 0.02) < 0.02
+    assert faces.loc[faces["Male"] == 0, "No_Beard"].all()
+    assert abs(faces[["Smiling", "Male", "Young"]].corr().to_numpy() - np.eye(3)).max() < 0.05
+    chests = phantom("mimic_cxr")
+    people = chests.attributes(chests._names(8000))
+    assert people["race"].value_counts(normalize=True).round(1).to_dict() == {"White": 0.6, "Black": 0.2, "Asian": 0.2} or (
+        abs((people["race"] == "Asian").mean() - 0.15) < 0.02
+    )
+    assert people["age"].between(20, 95).all()
+    ill = people["finding"] == "Pleural Effusion"
+    assert ill[people["age"] > 75].mean() > 0.7 > 0.2 > ill[people["age"] < 55].mean()
+    breasts = phantom("embed")
+    women = breasts.attributes(breasts._names(8000))
+    assert women["density"].value_counts(normalize=True).sort_index().round(1).tolist() == [0.1, 0.4, 0.4, 0.1]
+    assert women.groupby([name.split(".")[0] for name in women.index])["density"].nunique().eq(1).all()
+
+
+@pytest.mark.parametrize("study", ["mimic_cxr", "embed"])
+def test_no_patient_is_in_two_splits(written, study):
+    frame = read_study(study, written[study]).batch.frame
+    person = frame["subject_id" if study == "mimic_cxr" else "patient"]
+    assert frame.groupby(person.to_numpy())["split"].nunique().eq(1).all()
+    assert person.nunique() < len(frame)
+
+
+def test_people_are_dealt_out_in_the_shares_that_are_asked_for():
+    people = pd.Series(np.arange(3000) // 3)
+    split = split_by(people, {"train": 0.6, "valid": 0.1, "test": 0.3}, 42)
+    assert split.value_counts().to_dict() == {"train": 1800, "test": 900, "valid": 300}
+    assert split.equals(split_by(people, {"train": 0.6, "valid": 0.1, "test": 0.3}, 42))
+    assert not split.equals(split_by(people, {"train": 0.6, "valid": 0.1, "test": 0.3}, 43))
+
+
+def test_filters_count_what_they_drop(written, tmp_path):
+    root = tmp_path / "chests"
+    shutil.copytree(written["mimic_cxr"], root)
+    shots = pd.read_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz")
+    shots.loc[[0, 5], "ViewPosition"] = "LATERAL"
+    shots.to_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
+    people = pd.read_csv(root / "admissions.csv")
+    second = people.iloc[[9]].assign(race="OTHER")
+    pd.concat([people, second]).to_csv(root / "admissions.csv", index=False)
+    found = check_data("mimic_cxr", root)
+    assert found["dropped"]["no frontal view (AP, PA)"] == 2
+    assert found["dropped"]["no race, several, or another than White, Asian and Black"] == 2  # both pictures of one patient
+    assert sum(found["splits"].values()) == 36
+    root = tmp_path / "breasts"
+    shutil.copytree(written["embed"], root)
+    shots = pd.read_csv(root / "EMBED_OpenData_metadata.csv")
+    shots.loc[[1, 2, 3], "FinalImageType"], shots.loc[[4], "spot_mag"], shots.loc[[6], "ViewPosition"] = "cview", 1, "XCCL"
+    shots.to_csv(root / "EMBED_OpenData_metadata.csv", index=False)
+    dropped = check_data("embed", root)["dropped"]
+    assert [dropped[reason] for reason in ("no 2D image", "neither CC nor MLO", "spot magnification")] == [3, 1, 1]
+
+
+def test_prepared_tables_of_chests_are_read_too(written, tmp_path):
+    found = read_study("mimic_cxr", written["mimic_cxr"]).batch
+    for split in ("train", "valid", "test"):
+        some = found.frame[found.frame["split"] == split]
+        names = found.images["image"].names[(found.frame["split"] == split).to_numpy()]
+        paths = [str(written["mimic_cxr"] / "files" / name) for name in names]
+        for path in paths:
+            shutil.copy(path, tmp_path)
+        columns = {
+            "path_preproc": [path.rsplit("/", 1)[1] for path in paths], "age": some["age"].to_numpy(),
+            "sex_label": (some["sex"] == "Female").astype(int).to_numpy(), "race_label": some["race"].to_numpy(),
+            "disease": some["finding"].to_numpy(),
+        }  # fmt: skip
+        pd.DataFrame(columns).to_csv(tmp_path / f"{split}.csv", index=False)
+    again = read_study("mimic_cxr", tmp_path).batch
+    assert sorted(again.frame["age"]) == sorted(found.frame["age"])
+    assert sorted(again.frame["sex"]) == sorted(found.frame["sex"])
+    assert again.rows([0]).images["image"][:].shape == (1, 1, 192, 192)
+
+
+def test_celeba_is_read_in_its_own_layout(written, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "img_align_celeba").mkdir()
+    source = written["celebahq"] / "CelebAMask-HQ"
+    lines = (source / "CelebAMask-HQ-attribute-anno.txt").read_text().splitlines()
+    files = [f"{row + 1:06d}.jpg" for row in range(40)]
+    labels = [f"{file} {line.split(maxsplit=1)[1]}" for file, line in zip(files, lines[2:], strict=True)]
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join([*lines[:2], *labels]) + "\n")
+    shutil.copy(written["celebahq"] / "list_eval_partition.txt", tmp_path)
+    for file in files:
+        photograph = Image.new("RGB", (178, 218), (0, 255, 0))
+        photograph.paste((200, 0, 0), (14, 34, 164, 184))
+        photograph.save(tmp_path / "img_align_celeba" / file)
+    found = read_study("celeba", tmp_path)
+    assert found.batch.frame["Smiling"].tolist() == read_study("celebahq", written["celebahq"]).batch.frame["Smiling"].tolist()
+    pixels = found.batch.rows([0]).images["image"][0]
+    assert pixels.shape == (3, 64, 64)
+    assert (pixels[0, 4:-4, 4:-4] > 190).all()  # the middle, and nothing of the frame
+    assert (pixels[1, 4:-4, 4:-4] < 10).all()
+
+
+@pytest.mark.parametrize(
+    ("study", "gone", "told"),
+    [
+        ("celebahq", "list_eval_partition.txt", "there is no list_eval_partition.txt or .* in '.*'. It is part of CelebA: http"),
+        ("celebahq", "CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt", "CelebA-HQ-to-CelebA-mapping.txt .* part of CelebAMask-HQ"),
+        ("mimic_cxr", "patients.csv", "patients.csv or .* MIMIC-IV, for credentialed users"),
+        ("mimic_cxr", "files", "there is no files in"),
+        ("embed", "markers.csv", "there is no table of markers in '.*'. It has a line an image with image_path"),
+        ("embed", "EMBED_OpenData_clinical.csv", "EMBED_OpenData_clinical.csv .* for registered users"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_way_to_get_it(written, tmp_path, study, gone, told):
+    root = tmp_path / study
+    shutil.copytree(written[study], root)
+    shutil.rmtree(root / gone) if (root / gone).is_dir() else (root / gone).unlink()
+    with pytest.raises(ccf.DataError, match=told):
+        check_data(study, root)
+
+
+def test_a_file_of_another_form_is_named(written, tmp_path):
+    root = tmp_path / "faces"
+    shutil.copytree(written["celebahq"], root)
+    path = root / "CelebAMask-HQ" / "CelebAMask-HQ-attribute-anno.txt"
+    lines = path.read_text().splitlines()
+    for broken, told in (
+        (lines[:-1], "announces 40 files and has 39 lines"),
+        ([*lines[:-1], lines[-1].replace("-1", "0", 1)], "has a line that is no file with 40 labels"),
+        ([lines[0], lines[1].replace("Smiling", "Grinning"), *lines[2:]], "has no label Smiling"),
+    ):
+        path.write_text("\n".join(broken) + "\n")
+        with pytest.raises(ccf.DataError, match=told):
+            read_study("celebahq", root)
+    with pytest.raises(ccf.DataError, match=r"there is no reader for 'celebhq'\. Readers are: celebahq"):
+        read_study("celebhq", root)
+    with pytest.raises(ccf.DataError, match="there is no directory"):
+        read_study("celebahq", root / "nowhere")
+    assert set(READERS) >= {"celebahq", "celeba", "mimic_cxr", "embed"}
+
+
+def test_phantoms_are_drawn_and_looked_at_from_the_command_line(tmp_path, capsys):
+    out = str(tmp_path / "faces")
+    assert main(["data", "phantom", "celebahq", out, "--n", "20", "--seed", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 20
+    assert main(["data", "check", "celebahq", out, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["splits"] == {"train": 16, "valid": 2, "test": 2}
+    assert sum(found["attributes"]["Smiling"].values()) == 20
+    assert main(["data", "phantom", "celebahq", out]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["data", "phantom", "brains", str(tmp_path / "b")]) == 2
+    assert "Phantoms are: celebahq" in capsys.readouterr().err
