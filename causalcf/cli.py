@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from causalcf.recipes import Recipe
     from causalcf.scm import SCM
     from causalcf.trainer import Training
 
@@ -169,14 +169,23 @@ def fit(
         str, typer.Argument(help="A study (morphomnist, fashion_mnist); with --data, a graph by name or as a file.")
     ],
     out: Out,
-    data: Annotated[Path | None, typer.Option("--data", help="A table to fit a graph's attributes to.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="A table, to fit a graph's attributes to; a folder with metadata.csv (file_name and the attributes) and images, "
+            "to fit a graph to; or a study's data as released.",
+        ),
+    ] = None,
     index: Index = None,
     minutes: Annotated[float | None, typer.Option(help="Of training the image mechanism.")] = None,
     steps: Annotated[
         int | None, typer.Option(help="Gradient steps of the image mechanism; with --minutes, whichever ends first.")
     ] = None,
     rows: Annotated[int | None, typer.Option(help="Training rows; the study's own number unless told.", min=100)] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a gradient step, over all processes.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a gradient step, over all processes; the study's own number unless told.", min=1)
+    ] = None,
     accumulate: Annotated[int, typer.Option(help="Parts in which a process takes its share of a batch: less memory.")] = 1,
     precision: Annotated[
         str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where it is measured to be much faster.")
@@ -184,22 +193,37 @@ def fit(
     trackers: Annotated[
         list[str] | None, typer.Option("--tracker", help="Besides the log: tensorboard, mlflow or another; again for another.")
     ] = None,
+    person: Annotated[
+        str | None, typer.Option(help="The column of a folder's table that says who a row is of: nobody is in two splits.")
+    ] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Crop and scale a folder's images to the graph's size.")] = False,
+    paper_size: Annotated[bool, typer.Option("--paper-size", help="The network that published studies use, for a GPU.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Fit a model: a study's whole model from its own data, or a graph's attributes to a table.
+    """Fit a model: a study's whole model, a graph to a folder of images, or a graph's attributes to a table.
 
     Training of an image that was stopped goes on from its last checkpoint when run again. `torchrun --nproc_per_node N -m
     causalcf.cli fit ...` divides every batch among N processes.
     """
-    if data is None:
+    if data is None or data.is_dir():
+        from causalcf.datasets.readers import open_data
+        from causalcf.graph import load_graph
+        from causalcf.recipes import recipe, recipe_for
         from causalcf.trainer import Precision, Training
 
-        plan = Training(
-            steps=steps, minutes=minutes, batch_size=batch_size, accumulate=accumulate, precision=cast(Precision, precision),
-            trackers=trackers or (),
-        )  # fmt: skip
-        _fit_study(subject, out, plan, rows, seed, as_json)
+        asked: dict[str, Any] = {"steps": steps, "minutes": minutes, "accumulate": accumulate, "trackers": trackers or ()}
+        asked |= {"precision": cast(Precision, precision), **({"batch_size": batch_size} if batch_size else {})}
+        if data is None:
+            chosen = recipe(subject)
+            plan = Training(**{**chosen.training, **asked})
+            _fit_images(chosen, subject, {}, out, plan, rows, seed, as_json)
+        else:
+            released = open_data(load_graph(subject), data, index=index, person=person, resize=resize)
+            chosen = recipe_for(released, small=not paper_size)
+            words = f"{subject} --data {data.name}{' --paper-size' if paper_size else ''}"
+            plan = Training(**{**chosen.training, **asked})
+            _fit_images(chosen, words, {"dealt": released.dealt}, out, plan, rows, seed, as_json)
     else:
         _fit_table(subject, data, index, out, seed, as_json)
 
@@ -384,22 +408,33 @@ def effect(
             typer.echo(f"{f'{name}: ' if kind == 'cate' else ''}{answer}\n  assumes: {answer.assumes}")
 
 
-def _fit_study(study: str, out: Path, plan: Training, rows: int | None, seed: int, as_json: bool) -> None:
+def _fit_images(
+    chosen: Recipe, words: str, record: Mapping[str, Any], out: Path, plan: Training, rows: int | None, seed: int, as_json: bool
+) -> None:
+    """Fit a whole model with its judges, and write it.
+
+    Args:
+        chosen: what to fit, to which data.
+        words: of the command line that say so.
+        record: what else the manifest is to say of the data.
+        out: the model's directory.
+        plan: of training.
+        rows: so many of each split at most.
+        seed: of all that is random.
+        as_json: whether to print one JSON object.
+    """
     from causalcf.judges import fit_judges, judge_quality
     from causalcf.plot import counterfactual_figure, to_png
     from causalcf.query import counterfactual
-    from causalcf.recipes import recipe
     from causalcf.samplers import draw_interventions
     from causalcf.trainer import is_main_process
     from causalcf.training import fit as train
 
-    chosen = recipe(study)
-    plan = replace(plan, **chosen.training)
     checkpoints = out.with_name(out.name + ".checkpoints")
     show = not as_json and is_main_process()
     if show:
         typer.echo(
-            f"Drawing the data of {study}. Checkpoints, the log and previews go to {checkpoints}; "
+            f"Getting the data of {words}. Checkpoints, the log and previews go to {checkpoints}; "
             "run the same command again to go on from there."
         )
     batch = chosen.batch("train", rows or chosen.rows, seed, 2)
@@ -426,9 +461,9 @@ def _fit_study(study: str, out: Path, plan: Training, rows: int | None, seed: in
     length = f"--steps {plan.steps}" if plan.steps else ""
     length += f" --minutes {plan.minutes:g}" if plan.minutes else ""
     length += f" --precision {plan.precision}" if plan.precision != "auto" else ""
-    words = ["causalcf fit", study, "--out", out.name, length.strip(), f"--seed {seed}", f"--rows {rows}" if rows else ""]
+    told = ["causalcf fit", words, "--out", out.name, length.strip(), f"--seed {seed}", f"--rows {rows}" if rows else ""]
     quality = judge_quality(scm.judges, chosen.batch("valid", min(_JUDGED_ROWS, rows or _JUDGED_ROWS), seed, 2))
-    made = {**(scm.manifest or {})["made"], "judges": quality, "command": " ".join(word for word in words if word)}
+    made = {**(scm.manifest or {})["made"], **record, "judges": quality, "command": " ".join(word for word in told if word)}
     scm.manifest = {"made": made}
     scm.save(out)
     size = sum(path.stat().st_size for path in out.rglob("*.safetensors"))

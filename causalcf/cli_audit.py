@@ -74,14 +74,14 @@ def _finish(report: AuditReport, out: Path, as_json: bool, seconds: float) -> No
 
 def _audit(
     model: str, rows: int, out: Path, seed: int, as_json: bool, *, steps: str | None = None, solver: str | None = None,
-    data: Path | None = None, index: str | None = None, resize: bool = False, shard: str | None = None,
+    data: Path | None = None, index: str | None = None, resize: bool = False, split: str | None = None, shard: str | None = None,
     asked: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     from causalcf import soundness
     from causalcf.archive import save_report
     from causalcf.batch import Batch
-    from causalcf.datasets.folder import read_folder
-    from causalcf.recipes import recipe
+    from causalcf.datasets.readers import open_data
+    from causalcf.recipes import RECIPES, recipe
     from causalcf.solvers import solver_from_dict
     from causalcf.store import load
     from causalcf.tables import read_table
@@ -89,10 +89,15 @@ def _audit(
     start = time.monotonic()
     scm = load(model)
     if data is None:
+        if scm.graph.name not in RECIPES:
+            raise DataError(f"there are no held-out rows of '{scm.graph.name}' in causalcf. Give --data, a directory or a table.")
         study = recipe(scm.graph.name)
         batch, truth = study.batch("test", rows, 0, 1), study.truth
     elif data.is_dir():
-        batch, truth = read_folder(data, scm.graph, index=index or "file_name", rows=rows, resize=resize), None
+        released = open_data(scm.graph, data, index=index, resize=resize)
+        fitted_to_part = bool((scm.manifest or {}).get("made", {}).get("dealt"))
+        part = split or ("test" if fitted_to_part or not released.dealt else "all")
+        batch, truth = (released.batch if part == "all" else released.split(part)).rows(slice(0, rows)), None
     else:
         batch, truth = Batch(scm.graph, read_table(data, index=index, graph=scm.graph).iloc[:rows]), None
     report = soundness.audit(
@@ -148,6 +153,10 @@ def audit(
     ] = None,
     index: Index = None,
     resize: Annotated[bool, typer.Option("--resize", help="Crop and scale images of another size.")] = False,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Of --data: test, valid, train or all; test unless told, and all where a folder has no splits."),
+    ] = None,
     guidance: Rule = None,
     steps: Annotated[
         str | None,
@@ -197,7 +206,7 @@ def audit(
         "by": by or (), "scan": scan, "fail_on": [*(read_conditions(conditions) if conditions else []), *(fail_on or [])],
     }  # fmt: skip
     _audit(
-        model, n, out, seed, as_json, steps=steps, solver=solver, data=data, index=index, resize=resize, shard=shard,
+        model, n, out, seed, as_json, steps=steps, solver=solver, data=data, index=index, resize=resize, split=split, shard=shard,
         asked=asked,
     )  # fmt: skip
 

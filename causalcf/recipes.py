@@ -11,8 +11,9 @@ from causalcf.attributes.flow import Flow
 from causalcf.batch import Batch
 from causalcf.datasets.fashion_mnist import FashionMNIST
 from causalcf.datasets.morphomnist import MorphoMNIST, Split
+from causalcf.datasets.released import Released
 from causalcf.errors import DataError
-from causalcf.graph import load_graph
+from causalcf.graph import CausalGraph, load_graph
 from causalcf.guidance import Decoupled
 from causalcf.scm import SCM
 from causalcf.solvers import DPMSolverPP
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from causalcf.query import Counterfactual
 
-__all__ = ["RECIPES", "Recipe", "recipe"]
+__all__ = ["RECIPES", "Recipe", "recipe", "recipe_for"]
 
 
 def _morphomnist_batch(split: Split, rows: int, seed: int, jobs: int) -> Batch:
@@ -128,3 +129,47 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise DataError(f"there is no study '{name}'. Studies are: {', '.join(RECIPES)}.")
     return RECIPES[name]
+
+
+def _network(graph: CausalGraph, small: bool) -> dict[str, Any]:
+    """Settings of the denoiser for the size of a graph's image: what the studies before used, or what two cores can train."""
+    side = max((graph.node(graph.images[0]).shape or (1, 32, 32))[1:])
+    if not small:  # base width 64 and multipliers 1, 2, 4, 8 at 64x64; 96 and 1, 1, 2, 2, 4, 4 at 192x192
+        channels = (64, 128, 256, 512) if side <= 64 else (96, 96, 192, 192, 384, 384)
+        return {"channels": channels, "patch": 1, "layers": 2, "attention": True}
+    patch = 2 if side <= 64 else 4
+    levels = [32, 64, 128, 128]
+    while len(levels) > 1 and side // patch % 2 ** (len(levels) - 1):
+        levels.pop()
+    return {"channels": tuple(levels[: 3 if side <= 64 else 4]), "patch": patch, "attention": True}
+
+
+def recipe_for(released: Released, *, small: bool = True) -> Recipe:
+    """A study of data on disk: how a model of the graph is fitted to them.
+
+    Args:
+        released: from a reader, see `causalcf.read_study`, or from a folder, see `causalcf.datasets.folder.split_folder`.
+        small: a network that two cores can train; without, one of the size that the studies before used.
+
+    Raises:
+        DataError: a split has no rows.
+    """
+    graph = released.batch.graph
+
+    def draw(split: Split, rows: int, seed: int, jobs: int) -> Batch:
+        part = released.split(split).rows(slice(0, rows))
+        return part if split == "train" else part.loaded()
+
+    def scm() -> SCM:
+        from causalcf.image import Diffusion
+
+        guidance = Decoupled(1.5, form="nested")
+        return SCM(graph, {graph.images[0]: Diffusion(**_network(graph, small), steps=20, guidance=guidance)})
+
+    return Recipe(
+        draw,
+        scm,
+        rows=len(released.split("train")),
+        judge_rows=min(len(released.split("judge")), 20_000),
+        training={"decorrelate": 0.6} if small else {"batch_size": 128, "learning_rate": 1e-4, "ema_decay": 0.9999},
+    )

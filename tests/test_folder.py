@@ -10,7 +10,7 @@ from PIL import Image
 
 import causalcf as ccf
 from causalcf.cli import main
-from causalcf.datasets.folder import read_folder
+from causalcf.datasets.folder import read_folder, split_folder
 from causalcf.graph import Node
 from causalcf.image_files import read_image
 
@@ -168,3 +168,50 @@ def test_a_folder_is_audited_from_the_command_line(folder, capsys):
     assert {row["weight"] for row in told["tradeoff"]} == {None, 2.0}
     assert main([*command, "--fail-on", "composition.1 > 0"]) == 1
     assert main([*command, "--fail-on", "compositon.1 > 0"]) == 2
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory):
+    """Thirty digits of ten people in a folder, without splits."""
+    root = tmp_path_factory.mktemp("ward")
+    batch = ccf.recipe("morphomnist").batch("train", 30, 0, 1)
+    for row, pixels in enumerate(batch.images["image"]):
+        Image.fromarray(pixels[0]).save(root / f"{row}.png")
+    names = [f"{row}.png" for row in range(30)]
+    table = batch.frame.reset_index(drop=True).assign(file_name=names, person=[f"p{row % 10}" for row in range(30)])
+    table.to_csv(root / "metadata.csv", index=False)
+    return root
+
+
+def test_rows_of_a_folder_are_dealt_out_by_person_unless_its_table_says_how(ward, graph, tmp_path):
+    found = split_folder(ward, graph, person="person")
+    assert found.dealt
+    parts = {name: set(found.split(name).frame["person"]) for name in ("train", "judge", "valid", "test")}
+    assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 10
+    assert len(parts["test"]) == 2
+    with pytest.raises(ccf.DataError, match="there is no column 'who' that says who a row is of"):
+        split_folder(ward, graph, person="who")
+    table = pd.read_csv(ward / "metadata.csv", dtype={"digit": str})
+    told = table.assign(split=["train"] * 20 + ["valid"] * 4 + ["test"] * 6)
+    told.to_csv(tmp_path / "metadata.csv", index=False)
+    found = split_folder(tmp_path, graph)
+    assert not found.dealt
+    assert len(found.split("test")) == 6
+    told.assign(split="dev").to_csv(tmp_path / "metadata.csv", index=False)
+    with pytest.raises(ccf.DataError, match=r"the column split has 'dev'\. It holds train, valid, test"):
+        split_folder(tmp_path, graph)
+
+
+def test_a_model_of_a_folder_is_fitted_and_audited_on_the_rows_it_was_not_fitted_to(ward, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
+    model, out = str(tmp_path / "model"), str(tmp_path / "audit")
+    assert main(["fit", "morphomnist", "--data", str(ward), "--out", model, "--steps", "2", "--batch-size", "8", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["made"]
+    assert made["command"].startswith(f"causalcf fit morphomnist --data {ward.name} --out model --steps 2")
+    assert made["dealt"] is True
+    assert set(made["judges"]) == {"thickness", "intensity", "digit"}
+    assert main(["audit", model, "--data", str(ward), "--steps", "3", "--again-rows", "2", "--out", out, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["settings"]["rows"] == 6  # a fifth of the rows, none of which the model was fitted to
+    held_out = split_folder(ward, ccf.load_graph("morphomnist")).split("test").frame.index
+    assert set(ccf.load_report(f"{out}/evidence").factual.frame.index) == set(held_out)

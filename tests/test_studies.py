@@ -39,7 +39,7 @@ def test_a_reader_finds_in_a_phantom_what_was_drawn(written, study):
         assert found.batch.frame[name].tolist() == expected[name].tolist(), name
     some = found.batch.rows([0, 7, 39])
     assert np.array_equal(some.images["image"][:], drawn.images(expected.iloc[[0, 7, 39]]))
-    assert sum(len(found.split(name)) for name in found.batch.frame["split"].unique()) == 40
+    assert sum(len(found.split(name)) for name in ("train", "judge", "valid", "test")) == 40
 
 
 @pytest.mark.parametrize("study", PHANTOMS)
@@ -227,3 +227,21 @@ def test_phantoms_are_drawn_and_looked_at_from_the_command_line(tmp_path, capsys
     assert "is there already" in capsys.readouterr().err
     assert main(["data", "phantom", "brains", str(tmp_path / "b")]) == 2
     assert "Phantoms are: celebahq" in capsys.readouterr().err
+
+
+def test_a_study_is_fitted_to_data_as_released_and_audited(written, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
+    model, data = str(tmp_path / "faces"), str(written["celebahq"])
+    assert main(["fit", "celebahq", "--data", data, "--out", model, "--steps", "1", "--batch-size", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["made"]["dealt"] is False
+    rest = ["--steps", "2", "--again-rows", "2", "--out", str(tmp_path / "audit"), "--json"]
+    assert main(["audit", model, "--data", data, *rest]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["settings"]["rows"] == 4
+    assert {score["attribute"] for score in report["scores"] if score["measure"] == "effectiveness"} == {
+        "Smiling",
+        "Male",
+        "Young",
+    }
+    assert main(["audit", model, *rest]) == 2
+    assert "Give --data, a directory or a table" in capsys.readouterr().err

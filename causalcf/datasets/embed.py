@@ -117,4 +117,4 @@ def read_embed(directory: str | Path, graph: CausalGraph | str = "embed", *, job
     kept = frame.set_index("image_id")[["patient", "view", "laterality", "age", "density", "circle_marker", "split"]]
     read = partial(read_image, resize=True, edit=_to_left)
     files = ImageFiles(root, names, graph.node(graph.images[0]), read=read, jobs=jobs)
-    return Released(Batch(graph, kept, {graph.images[0]: files}), rows.dropped)
+    return Released(Batch(graph, kept, {graph.images[0]: files}), rows.dropped, "patient")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causalcf.batch import Batch
+from causalcf.datasets.released import SPLITS, Released, split_by
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph
 from causalcf.image_files import ImageFiles, read_image
@@ -21,7 +22,7 @@ from causalcf.tables import read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["read_folder"]
+__all__ = ["read_folder", "split_folder"]
 
 _TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE = "file_name"
@@ -66,3 +67,31 @@ def read_folder(
     node = graph.node(graph.images[0])
     files = ImageFiles(folder, frame[_FILE].astype(str).tolist(), node, read=partial(read_image, resize=resize), jobs=jobs)
     return Batch(graph, frame.set_index(index), {node.name: files})
+
+
+def split_folder(
+    folder: str | Path, graph: CausalGraph, *, index: str = _FILE, person: str | None = None, resize: bool = False, jobs: int = 4
+) -> Released:
+    """The rows of a folder in splits: those of its column `split` (train, valid, test), or 70, 10 and 20 % of the people.
+
+    Args:
+        folder, graph, index, resize, jobs: as for `read_folder`.
+        person: the column that says who a row is of, so that nobody is in two splits; without it every row is of somebody else.
+
+    Raises:
+        DataError: as `read_folder`, or there is no such column.
+    """
+    batch = read_folder(folder, graph, index=index, resize=resize, jobs=jobs)
+    frame = batch.frame
+    if person is not None and person not in frame.columns:
+        raise DataError(
+            f"there is no column '{person}' that says who a row is of. Columns: {', '.join(map(str, frame.columns))}."
+        )
+    dealt = "split" not in frame.columns
+    if dealt:
+        people = frame.index.to_series() if person is None else frame[person]
+        frame = frame.assign(split=split_by(people, {"train": 0.7, "valid": 0.1, "test": 0.2}, 0).to_numpy())
+    odd = sorted(set(map(str, frame["split"])) - set(SPLITS))
+    if odd:
+        raise DataError(f"the column split has '{odd[0]}'. It holds {', '.join(SPLITS)}.")
+    return Released(Batch(graph, frame, batch.images), {}, person, dealt)

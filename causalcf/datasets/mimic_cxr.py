@@ -91,7 +91,8 @@ def _released(root: Path, graph: CausalGraph, jobs: int) -> Released:
     subject, study, shot = (frame[name].astype(str) for name in ("subject_id", "study_id", "dicom_id"))
     names = "p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + shot + ".jpg"
     kept = frame.set_index("dicom_id")[["subject_id", "study_id", "race", "sex", "age", "finding", "split"]]
-    return _batch(graph, find(root, ["files"], _GET), names.to_numpy(), kept, rows.dropped, jobs)
+    batch = _batch(graph, find(root, ["files"], _GET), names.to_numpy(), kept, jobs)
+    return Released(batch, rows.dropped, "subject_id")
 
 
 def _labelled(column: pd.Series, labels: tuple[str, ...], path: Path) -> pd.Series:
@@ -121,14 +122,12 @@ def _prepared(root: Path, graph: CausalGraph, jobs: int) -> Released:
             )
         )
     frame = pd.concat(parts).set_index("file_name")
-    return _batch(graph, root, frame.index.to_numpy(), frame, {}, jobs)
+    return Released(_batch(graph, root, frame.index.to_numpy(), frame, jobs), {})
 
 
-def _batch(
-    graph: CausalGraph, images: Path, names: np.ndarray, frame: pd.DataFrame, dropped: dict[str, int], jobs: int
-) -> Released:
+def _batch(graph: CausalGraph, images: Path, names: np.ndarray, frame: pd.DataFrame, jobs: int) -> Batch:
     files = ImageFiles(images, names, graph.node(graph.images[0]), read=partial(read_image, resize=True), jobs=jobs)
-    return Released(Batch(graph, frame, {graph.images[0]: files}), dropped)
+    return Batch(graph, frame, {graph.images[0]: files})
 
 
 def read_mimic_cxr(directory: str | Path, graph: CausalGraph | str = "mimic_cxr", *, jobs: int = 4) -> Released:

@@ -10,12 +10,13 @@ import numpy as np
 
 from causalcf.datasets.celeba import read_celeba, read_celebahq
 from causalcf.datasets.embed import read_embed
+from causalcf.datasets.folder import split_folder
 from causalcf.datasets.mimic_cxr import read_mimic_cxr
 from causalcf.datasets.released import Released
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 
-__all__ = ["READERS", "check_data", "read_study"]
+__all__ = ["READERS", "check_data", "open_data", "read_study"]
 
 READERS: dict[str, Callable[..., Released]] = {
     "celebahq": read_celebahq,
@@ -45,6 +46,24 @@ def read_study(study: str, directory: str | Path, graph: CausalGraph | None = No
     if not Path(directory).is_dir():
         raise DataError(f"there is no directory '{directory}'.")
     return READERS[study](directory, graph or load_graph("celebahq" if study == "celeba" else study), jobs=jobs)
+
+
+def open_data(
+    graph: CausalGraph, directory: str | Path, *, index: str | None = None, person: str | None = None, resize: bool = False
+) -> Released:
+    """The data in a directory in splits: a folder of images with its table, or a study's data as released.
+
+    Args:
+        graph: whose name tells the study, if there is no `metadata` table in the directory.
+        directory: where they are.
+        index, person, resize: of a folder, see `causalcf.datasets.folder.split_folder`.
+
+    Raises:
+        DataError: it is neither, or something in it is missing or damaged.
+    """
+    if graph.name in READERS and not list(Path(directory).glob("metadata.*")):
+        return read_study(graph.name, directory, graph)
+    return split_folder(directory, graph, index=index or "file_name", person=person, resize=resize)
 
 
 def check_data(study: str, directory: str | Path) -> dict[str, Any]:

@@ -16,14 +16,16 @@ import pandas as pd
 
 from causalcf.batch import Batch
 from causalcf.errors import DataError
+from causalcf.seeds import RowGenerator, row_keys
 from causalcf.tables import read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Released", "Rows", "find", "open_table", "split_by"]
+__all__ = ["SPLITS", "Released", "Rows", "find", "open_table", "split_by"]
 
 SPLITS = ("train", "valid", "test")
+_JUDGED = 0.2  # of the people of the training split, to train judges
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,28 @@ class Released:
     Attributes:
         batch: the rows that are kept, with a column `split`: train, valid or test.
         dropped: by filter, in order, how many rows it dropped.
+        person: the column that says who a row is of; without one, every row is of somebody else.
+        dealt: the data have no splits of their own, and the rows were dealt out.
     """
 
     batch: Batch
     dropped: Mapping[str, int]
+    person: str | None = None
+    dealt: bool = False
 
     def split(self, name: str) -> Batch:
-        """The rows of one split.
+        """The rows of one split; `judge` are those of a fifth of the people of the training split, whom `train` is without.
 
         Raises:
             DataError: there is no such split, or it has no rows.
         """
-        found = np.flatnonzero((self.batch.frame["split"] == name).to_numpy())
+        frame = self.batch.frame
+        which = (frame["split"] == ("train" if name == "judge" else name)).to_numpy()
+        if name in ("train", "judge"):
+            people = frame.index if self.person is None else pd.Index(frame[self.person])
+            chance = RowGenerator(0, row_keys(people)).stream("judge").uniform().numpy()
+            which = which & ((chance < _JUDGED) == (name == "judge"))
+        found = np.flatnonzero(which)
         if not len(found):
             counts = self.batch.frame["split"].value_counts()
             raise DataError(
