@@ -48,6 +48,14 @@ def test_the_example_of_an_audit_runs(tmp_path, monkeypatch):
     assert (tmp_path / "audit" / "manifest.json").is_file()
 
 
+def test_the_example_of_a_study_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code(4), "README.md", "exec"), names)
+    assert (names["truth"]["finding"] == "Pleural Effusion").all()
+    assert names["images"].shape == (12, 1, 192, 192)
+
+
 def test_every_relative_link_leads_somewhere():
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8"))
     assert targets
