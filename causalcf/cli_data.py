@@ -15,7 +15,9 @@ __all__ = ["data"]
 
 data = typer.Typer(help="Look at a study's data on disk, or draw a look-alike of them.", no_args_is_help=True)
 
-Study = Annotated[str, typer.Argument(help="celebahq, celebahq_dependent, celebahq_mouth, celeba, mimic_cxr or embed.")]
+Study = Annotated[
+    str, typer.Argument(help="celebahq, celebahq_dependent, celebahq_mouth, celeba, mimic_cxr, embed or morphomnist.")
+]
 Directory = Annotated[Path, typer.Argument(help="Where the data are, as released.")]
 
 

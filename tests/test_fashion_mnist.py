@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import causalcf as ccf
-from causalcf.datasets.fashion_mnist import _FOLDER, _VARIABLE, GARMENTS, read_idx
+from causalcf.datasets.fashion_mnist import _FOLDER, _VARIABLE, GARMENTS
+from causalcf.datasets.idx import read_idx
 from causalcf.rulers import measure_intensity
 
 FOLDER = Path(os.environ.get(_VARIABLE, _FOLDER))

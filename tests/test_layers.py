@@ -30,7 +30,7 @@ LAYERS = [
         "measures",
         "conditions",
     },
-    {"datasets.released", "datasets.phantoms.painting"},
+    {"datasets.released", "datasets.idx", "datasets.phantoms.painting"},
     {"image", "attributes.*", "encoding", "interventions", "datasets.*"},
     {"datasets.readers", "datasets.phantoms.studies"},
     {"choice", "trainer"},

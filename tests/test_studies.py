@@ -1,5 +1,6 @@
 """Phantoms are what their equations say, in the layouts that the readers of the released data sets take."""
 
+import gzip
 import json
 import shutil
 
@@ -174,6 +175,29 @@ def test_celeba_is_read_in_its_own_layout(written, tmp_path):
     assert pixels.shape == (3, 64, 64)
     assert (pixels[0, 4:-4, 4:-4] > 190).all()  # the middle, and nothing of the frame
     assert (pixels[1, 4:-4, 4:-4] < 10).all()
+
+
+def test_morpho_mnist_is_read_as_deepscm_released_it(tmp_path):
+    drawn = ccf.recipe("morphomnist").batch("test", 12, 0, 1)
+    for part, rows in (("train", slice(0, 10)), ("t10k", slice(10, 12))):
+        some = drawn.rows(rows)
+        digits = some.images["image"][:, 0, 2:-2, 2:-2]
+        labels = some.frame["digit"].astype(int).to_numpy(np.uint8)
+        for name, array in (("images-idx3", digits), ("labels-idx1", labels)):
+            head = b"\0\0\x08" + bytes([array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+            with gzip.open(tmp_path / f"{part}-{name}-ubyte.gz", "wb") as file:
+                file.write(head + np.ascontiguousarray(array).tobytes())
+        table = some.frame[["thickness", "intensity"]].reset_index(drop=True).rename_axis("index").reset_index()
+        table.iloc[::-1].to_csv(tmp_path / f"{part}-morpho.csv", index=False)
+    found = read_study("morphomnist", tmp_path)
+    assert found.batch.frame["split"].value_counts().to_dict() == {"train": 9, "test": 2, "valid": 1}
+    assert found.batch.frame.loc["train-3", "digit"] == drawn.frame["digit"].iloc[3]
+    assert found.batch.frame.loc["t10k-1", "thickness"] == pytest.approx(drawn.frame["thickness"].iloc[11])
+    place = found.batch.frame.index.get_loc("train-3")
+    assert np.array_equal(found.batch.images["image"][place], drawn.images["image"][3])
+    (tmp_path / "t10k-morpho.csv").unlink()
+    with pytest.raises(ccf.DataError, match=r"there is no t10k-morpho\.csv in '.*'\. It is part of DeepSCM's data"):
+        read_study("morphomnist", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,12 @@ The four files are in Debian's package `dataset-fashion-mnist`: `apt-get install
 label; the intensity is measured on the photograph, so that the audit's ruler for it has no error of its own.
 
 H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms", 2017,
-https://arxiv.org/abs/1708.07747; the layout of the files: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of
-handwritten digits", 1998, http://yann.lecun.com/exdb/mnist/.
+https://arxiv.org/abs/1708.07747.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -20,13 +17,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from causalcf.datasets.idx import read_idx
 from causalcf.errors import DataError
 from causalcf.rulers import measure_intensity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["GARMENTS", "FashionMNIST", "read_idx"]
+__all__ = ["GARMENTS", "FashionMNIST"]
 
 Split = Literal["train", "judge", "valid", "test"]
 GARMENTS = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
@@ -37,30 +35,6 @@ _SIZES: dict[Split, int] = {"train": 48_000, "judge": 10_000, "valid": 2_000}  #
 _PADDING = 2
 
 
-def read_idx(path: str | Path) -> NDArray[np.uint8]:
-    """An array of bytes in the IDX format of the MNIST release, gzipped or not.
-
-    Raises:
-        DataError: the file is not there, is cut off, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"there is no file '{path}'. {_GET}")
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise DataError(f"'{path}' is damaged: {error}. Get it again.") from None
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
-        raise DataError(f"'{path}' is no IDX file of bytes: it starts with {data[:4].hex(' ') or 'nothing'}.")
-    shape = tuple(int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(data[3]))
-    start = 4 + 4 * len(shape)
-    if len(data) - start != int(np.prod(shape, dtype=object)):
-        raise DataError(f"'{path}' announces {'x'.join(map(str, shape))} bytes and holds {len(data) - start}. Get it again.")
-    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
-
-
 @cache
 def _released(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Photographs (row, 28, 28) and labels of `train` or `t10k`."""
@@ -69,7 +43,7 @@ def _released(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.ui
         plain = folder / f"{part}-{name}-ubyte"
         return plain if plain.is_file() else plain.with_name(plain.name + ".gz")
 
-    images, labels = read_idx(file("images-idx3")), read_idx(file("labels-idx1"))
+    images, labels = read_idx(file("images-idx3"), _GET), read_idx(file("labels-idx1"), _GET)
     if images.ndim != 3 or len(images) != len(labels) or labels.max(initial=0) >= len(GARMENTS):
         raise DataError(f"the files in '{folder}' are not those of the release: images {images.shape}, labels {labels.shape}.")
     return images, labels

@@ -12,6 +12,7 @@ from causalcf.datasets.celeba import read_celeba, read_celebahq
 from causalcf.datasets.embed import read_embed
 from causalcf.datasets.folder import split_folder
 from causalcf.datasets.mimic_cxr import read_mimic_cxr
+from causalcf.datasets.morphomnist_release import read_morphomnist
 from causalcf.datasets.released import Released
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
@@ -25,6 +26,7 @@ READERS: dict[str, Callable[..., Released]] = {
     "celeba": read_celeba,
     "mimic_cxr": read_mimic_cxr,
     "embed": read_embed,
+    "morphomnist": read_morphomnist,
 }
 _LOOKED_AT = 16  # images of every split that are decoded
 
@@ -33,7 +35,7 @@ def read_study(study: str, directory: str | Path, graph: CausalGraph | None = No
     """A study's data as they are released.
 
     Args:
-        study: `celebahq`, `celebahq_dependent`, `celebahq_mouth`, `celeba`, `mimic_cxr` or `embed`.
+        study: `celebahq`, `celebahq_dependent`, `celebahq_mouth`, `celeba`, `mimic_cxr`, `embed` or `morphomnist`.
         directory: where they are.
         graph: instead of the study's ready-made one, for instance at another size.
         jobs: threads that decode.
