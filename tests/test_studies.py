@@ -170,6 +170,7 @@ def test_celeba_is_read_in_its_own_layout(written, tmp_path):
         photograph.paste((200, 0, 0), (14, 34, 164, 184))
         photograph.save(tmp_path / "img_align_celeba" / file)
     found = read_study("celeba", tmp_path)
+    assert read_study("celebahq", tmp_path).batch.frame.equals(found.batch.frame)  # it tells one from the other
     assert found.batch.frame["Smiling"].tolist() == read_study("celebahq", written["celebahq"]).batch.frame["Smiling"].tolist()
     pixels = found.batch.rows([0]).images["image"][0]
     assert pixels.shape == (3, 64, 64)

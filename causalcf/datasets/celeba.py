@@ -77,37 +77,6 @@ def _released(graph: CausalGraph, root: Path, rows: Rows, path: Path, files: Ima
     return Released(Batch(graph, rows.frame, {graph.images[0]: files}), rows.dropped)
 
 
-def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", *, jobs: int = 4) -> Released:
-    """CelebA-HQ as it is released, an image scaled to the size that the graph has.
-
-    Args:
-        directory: with the folder CelebAMask-HQ, and CelebA's list_eval_partition.txt beside or in it.
-        graph: over any of the 40 labels, 0 or 1, and one image; a ready-made one by name.
-        jobs: threads that decode.
-
-    Returns:
-        Indexed by the number of the image.
-
-    Raises:
-        DataError: a file is missing or has another form.
-    """
-    root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
-    home = find(root, [_HQ], _GET_HQ)
-    path = find(home, ["CelebAMask-HQ-attribute-anno.txt"], _GET_HQ)
-    mapping = find(home, ["CelebA-HQ-to-CelebA-mapping.txt"], _GET_HQ)
-    images = find(home, ["CelebA-HQ-img"], _GET_HQ)
-    partition = _partition(find(root, ["list_eval_partition.txt", f"{_HQ}/list_eval_partition.txt"], _GET))
-    labels = _labels(path)
-    names = pd.Series({f"{row[0]}.jpg": row[-1] for row in _lines(mapping)[1:]})
-    labels["split"] = names.reindex(labels.index).map(partition)
-    rows = Rows(labels)
-    rows.keep("no entry in the mapping to CelebA or in its partition", rows.frame["split"].notna())
-    files = rows.frame.index.to_numpy()
-    rows.frame = rows.frame.set_index(pd.Index([int(Path(name).stem) for name in files], name="image_id"))
-    read = partial(read_image, resize=True)
-    return _released(graph, root, rows, path, ImageFiles(images, files, graph.node(graph.images[0]), read=read, jobs=jobs))
-
-
 def _middle(photograph: Any) -> Any:
     """The middle square of an aligned photograph."""
     width, height = photograph.size
@@ -138,3 +107,36 @@ def read_celeba(directory: str | Path, graph: CausalGraph | str = "celebahq", *,
     read = partial(read_image, resize=True, edit=_middle)
     files = ImageFiles(images, rows.frame.index.to_numpy(), graph.node(graph.images[0]), read=read, jobs=jobs)
     return _released(graph, root, rows, path, files)
+
+
+def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", *, jobs: int = 4) -> Released:
+    """CelebA-HQ as it is released, an image scaled to the size that the graph has; of a directory of CelebA, `read_celeba`.
+
+    Args:
+        directory: with the folder CelebAMask-HQ, and CelebA's list_eval_partition.txt beside or in it.
+        graph: over any of the 40 labels, 0 or 1, and one image; a ready-made one by name.
+        jobs: threads that decode.
+
+    Returns:
+        Indexed by the number of the image.
+
+    Raises:
+        DataError: a file is missing or has another form.
+    """
+    root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
+    if (root / "img_align_celeba").is_dir() and not (root / _HQ).is_dir():
+        return read_celeba(root, graph, jobs=jobs)
+    home = find(root, [_HQ], _GET_HQ)
+    path = find(home, ["CelebAMask-HQ-attribute-anno.txt"], _GET_HQ)
+    mapping = find(home, ["CelebA-HQ-to-CelebA-mapping.txt"], _GET_HQ)
+    images = find(home, ["CelebA-HQ-img"], _GET_HQ)
+    partition = _partition(find(root, ["list_eval_partition.txt", f"{_HQ}/list_eval_partition.txt"], _GET))
+    labels = _labels(path)
+    names = pd.Series({f"{row[0]}.jpg": row[-1] for row in _lines(mapping)[1:]})
+    labels["split"] = names.reindex(labels.index).map(partition)
+    rows = Rows(labels)
+    rows.keep("no entry in the mapping to CelebA or in its partition", rows.frame["split"].notna())
+    files = rows.frame.index.to_numpy()
+    rows.frame = rows.frame.set_index(pd.Index([int(Path(name).stem) for name in files], name="image_id"))
+    read = partial(read_image, resize=True)
+    return _released(graph, root, rows, path, ImageFiles(images, files, graph.node(graph.images[0]), read=read, jobs=jobs))
