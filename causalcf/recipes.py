@@ -110,7 +110,7 @@ RECIPES: dict[str, Recipe] = {
         rulers={"thickness": "thickness", "intensity": "intensity"},
         judging={"epochs": 16, "deform": 0.12, "contrast": 0.3},
         truth=_morphomnist_truth,
-        training={"decorrelate": 0.6},
+        training={"decorrelate": 0.6, "optimiser": "adamw"},  # as the shipped weights were made
     ),
     "fashion_mnist": Recipe(
         _fashion_mnist_batch,

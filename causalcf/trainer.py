@@ -7,9 +7,9 @@
 Several processes, started by `torchrun`, each take a part of every batch and add up their gradients. What is kept is a moving
 average of the weights.
 
-The weights of layers with many channels are matrices, and Muon moves them; AdamW moves all others. K. Jordan et al., "Muon: An
-optimizer for hidden layers in neural networks", 2024, https://kellerjordan.github.io/posts/muon/; J. Liu et al., "Muon is
-Scalable for LLM Training", 2025, https://arxiv.org/abs/2502.16982, for the step that AdamW's learning rate fits too.
+The weights of layers with many channels are matrices, and Muon moves them, unless AdamW is to move all. K. Jordan et al.,
+"Muon: An optimizer for hidden layers in neural networks", 2024, https://kellerjordan.github.io/posts/muon/; J. Liu et al.,
+"Muon is Scalable for LLM Training", 2025, https://arxiv.org/abs/2502.16982, for the size of its steps.
 
 accelerate, https://huggingface.co/docs/accelerate, knows the processes, the device and the trackers.
 """
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,6 +39,7 @@ from causalcf.seeds import step_generator
 
 __all__ = ["Precision", "Trainable", "Training", "is_main_process", "minibatches", "train_image"]
 
+OptimiserName = Literal["muon", "adamw"]
 _DECAY = 0.5  # the last half of a run lowers the learning rate to zero
 _MANY = 16  # channels into a layer and out of it from which on Muon moves its weights
 _FASTER = 3.0  # Muon's learning rate in units of AdamW's
@@ -55,6 +56,7 @@ class Training:
         minutes: wall-clock time.
         batch_size: images a step, over all processes.
         learning_rate: at its highest.
+        optimiser: `muon`, for the weights of layers with many channels, and AdamW for all else; or `adamw` for all.
         accumulate: parts in which a process takes its share of a batch, one after the other, to need less memory.
         precision: of the network's passes; `auto` measures at the start and takes bfloat16 where it is much faster. Weights, loss
             and optimiser are float32.
@@ -71,6 +73,7 @@ class Training:
     minutes: float | None = None
     batch_size: int = 64
     learning_rate: float = 1e-3
+    optimiser: OptimiserName = "muon"
     accumulate: int = 1
     precision: Precision = "auto"
     decorrelate: float = 0.0
@@ -87,6 +90,8 @@ class Training:
                 raise DataError(f"{name}={value} makes no sense: it takes a number above zero.")
         if self.precision not in get_args(Precision):
             raise DataError(f"there is no precision '{self.precision}'. Give {', '.join(get_args(Precision))}.")
+        if self.optimiser not in get_args(OptimiserName):
+            raise DataError(f"there is no optimiser '{self.optimiser}'. Give {', '.join(get_args(OptimiserName))}.")
         object.__setattr__(self, "trackers", tuple(self.trackers))
 
     def done(self, step: int, seconds: float) -> float:
@@ -197,10 +202,14 @@ class _Optimiser:
         module: what is trained.
         parameters: those of it that are.
         learning_rate: of the first step.
+        name: `adamw` for AdamW alone.
     """
 
-    def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], learning_rate: float) -> None:
-        layers = (layer.weight for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
+    def __init__(
+        self, module: nn.Module, parameters: Sequence[nn.Parameter], learning_rate: float, name: OptimiserName = "muon"
+    ) -> None:
+        kinds = (nn.Conv2d, nn.Linear) if name == "muon" else ()
+        layers = (layer.weight for layer in module.modules() if isinstance(layer, kinds))
         wide = {id(weight) for weight in layers if min(weight.shape[:2]) >= _MANY}
         self.parameters = list(parameters)
         matrices = {place: _as_matrix(p.detach(), p) for place, p in enumerate(self.parameters) if id(p) in wide}
@@ -254,7 +263,7 @@ class _ImageRun:
         self.name, self.mechanism, self.plan, self.seed, self.accelerator = name, mechanism, plan, seed, accelerator
         self.module = cast(nn.Module, mechanism).to(accelerator.device)
         self.parameters: list[nn.Parameter] = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimiser = _Optimiser(self.module, self.parameters, plan.learning_rate)
+        self.optimiser = _Optimiser(self.module, self.parameters, plan.learning_rate, plan.optimiser)
         self.ema = EMAModel(self.parameters, decay=plan.ema_decay, use_ema_warmup=True, power=0.75)
         self.step, self.seconds = 0, 0.0
         self.precision = plan.precision
@@ -353,7 +362,7 @@ class _ImageRun:
                     tensors[f"optimiser.{place}.{key}"] = tensor
             save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, draft / "state.safetensors")
             record = {"step": self.step, "seconds": self.seconds, "seed": self.seed, "ema_steps": self.ema.optimization_step}
-            record |= {"precision": self.precision, "optimiser": "muon and adamw", "plan": asdict(self.plan)}
+            record |= {"precision": self.precision, "plan": asdict(self.plan)}
             (draft / "run.json").write_text(json.dumps(record, indent=1))
 
         write_directory(directory / f"step-{self.step:07d}", write, {})
@@ -368,13 +377,18 @@ class _ImageRun:
             except StoreError:
                 continue
             record = json.loads((candidate / "run.json").read_text())
-            if "optimiser" not in record:
+            if "precision" not in record:
                 raise StoreError(
                     f"'{candidate}' was written by an older causalcf. Use another --out, or the version that wrote it."
                 )
             if record["seed"] != self.seed:
                 raise StoreError(
                     f"'{candidate}' was trained with seed {record['seed']}, not {self.seed}. Use that seed or another --out."
+                )
+            optimiser = record["plan"].get("optimiser", "adamw")  # before there was a choice
+            if optimiser != self.plan.optimiser:
+                raise StoreError(
+                    f"'{candidate}' was trained by {optimiser}, not {self.plan.optimiser}. Use that optimiser or another --out."
                 )
             tensors = load_file(candidate / "state.safetensors")
             with torch.no_grad():

@@ -198,6 +198,20 @@ def test_weights_of_wide_layers_move_as_matrices_and_all_others_by_adam(layout):
     assert 0.3e-3 < float(wide.square().mean().sqrt()) < 1.2e-3  # about three fifths of the learning rate
 
 
+def test_a_run_is_not_gone_on_from_by_another_optimiser(rows, tmp_path):
+    def fit(optimiser, steps):
+        scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
+        plan = ccf.Training(steps=steps, batch_size=8, precision="float32", optimiser=optimiser)
+        return weights(ccf.fit(scm, rows, training=plan, checkpoints=tmp_path / optimiser))
+
+    by_muon, by_adam = fit("muon", 2), fit("adamw", 2)
+    assert not all(torch.equal(by_muon[name], by_adam[name]) for name in by_muon)
+    (tmp_path / "adamw").rename(tmp_path / "other")
+    (tmp_path / "muon").rename(tmp_path / "adamw")
+    with pytest.raises(ccf.StoreError, match=r"was trained by muon, not adamw\. Use that optimiser or another --out"):
+        fit("adamw", 3)
+
+
 def test_two_processes_train_what_one_does(tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run(tmp_path, "two", 6, launcher=torchrun)
@@ -269,6 +283,8 @@ def test_a_tracker_is_written_to_and_an_unknown_one_is_an_error(rows, tmp_path):
 
 
 def test_what_cannot_be_trained_as_asked_is_an_error(rows):
+    with pytest.raises(ccf.DataError, match=r"no optimiser 'sgd'\. Give muon, adamw"):
+        ccf.Training(optimiser="sgd")
     with pytest.raises(ccf.DataError, match="no precision 'half'"):
         ccf.Training(precision="half")
     scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
