@@ -51,7 +51,10 @@ def _check_labels(column: pd.Series, node: Node, infer: bool) -> None:
     missing = column.index[column.isna()]
     if len(missing) and not infer:
         raise DataError(f"column '{node.name}' has {len(missing)} missing values (rows {_some(list(missing))}). {_MISSING}")
-    unknown = [label for label in pd.unique(column.dropna()) if label not in set(node.states or ())]
+    states = set(node.states or ())
+    unknown = [label.item() if hasattr(label, "item") else label for label in pd.unique(column.dropna()) if label not in states]
+    # one odd entry makes a whole column of numbers text: it is the one to be told
+    unknown = [label for label in unknown if str(label) not in set(map(str, states))] or unknown
     if unknown:
         allowed = ", ".join(repr(state) for state in node.states or ())
         rows = list(column.index[column.isin(unknown)])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -166,7 +167,11 @@ def check(
 @app.command()
 def fit(
     subject: Annotated[
-        str, typer.Argument(help="A study (morphomnist, fashion_mnist); with --data, a graph by name or as a file.")
+        str,
+        typer.Argument(
+            help="A study that needs no data (morphomnist, fashion_mnist); with --data a graph, by name or as a file, or a study "
+            "(celebahq, mimic_cxr, embed and others, see causalcf data check --help)."
+        ),
     ],
     out: Out,
     data: Annotated[
@@ -221,9 +226,14 @@ def fit(
         else:
             released = open_data(load_graph(subject), data, index=index, person=person, resize=resize)
             chosen = recipe_for(released, small=not paper_size)
-            words = f"{subject} --data {data.name}{' --paper-size' if paper_size else ''}"
+            told = {"--data": data.name, "--person": person, "--index": index}
+            words = " ".join([subject, *(f"{option} {value}" for option, value in told.items() if value)])
+            words += f"{' --resize' if resize else ''}{' --paper-size' if paper_size else ''}"
+            record = {"data": {"dealt": released.dealt, "person": person, "index": index, "resize": resize}}
             plan = Training(**{**chosen.training, **asked})
-            _fit_images(chosen, words, {"dealt": released.dealt}, out, plan, rows, seed, as_json)
+            _fit_images(chosen, words, record, out, plan, rows, seed, as_json)
+            if not as_json:
+                typer.echo(f"Audit it: causalcf audit {out} --data {data}")
     else:
         _fit_table(subject, data, index, out, seed, as_json)
 
@@ -472,7 +482,7 @@ def _fit_images(
     else:
         for name, found in quality.items():
             typer.echo(f"judge of {name}: {', '.join(f'{key} {value}' for key, value in found.items())}")
-        typer.echo(f"{out}: {size / 1e6:.1f} MB of weights. Audit it: causalcf audit {out}")
+        typer.echo(f"{out}: {size / 1e6:.1f} MB of weights.{'' if record else f' Audit it: causalcf audit {out}'}")
 
 
 @app.callback()
@@ -485,7 +495,10 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:
-        code = app(arguments, standalone_mode=False)
+        with warnings.catch_warnings():
+            if not debug:  # a line, without the place in the code
+                warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
+            code = app(arguments, standalone_mode=False)
         return int(code or 0)
     except typer.Exit as stop:
         return stop.exit_code

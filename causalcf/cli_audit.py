@@ -32,6 +32,8 @@ def _print_report(report: AuditReport) -> None:
         table.add_row(*row)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
+    for name in report.blind_judges:
+        console.print(f"NOTE  the judge of {name} reads real rows no better than rows mixed up: its numbers say nothing")
     for check in report.verdicts.to_dict("records"):
         console.print(f"{'PASS' if check['passed'] else 'FAIL'}  {check['check']}: {check['detail']}", highlight=False)
 
@@ -94,9 +96,12 @@ def _audit(
         study = recipe(scm.graph.name)
         batch, truth = study.batch("test", rows, 0, 1), study.truth
     elif data.is_dir():
-        released = open_data(scm.graph, data, index=index, resize=resize)
-        fitted_to_part = bool((scm.manifest or {}).get("made", {}).get("dealt"))
-        part = split or ("test" if fitted_to_part or not released.dealt else "all")
+        fitted: dict[str, Any] = (scm.manifest or {}).get("made", {}).get("data") or {}
+        released = open_data(  # dealt out as it was for fitting, so that no row that the model saw is audited
+            scm.graph, data, index=index or fitted.get("index"), person=fitted.get("person"),
+            resize=resize or bool(fitted.get("resize")),
+        )  # fmt: skip
+        part = split or ("test" if fitted.get("dealt") or not released.dealt else "all")
         batch, truth = (released.batch if part == "all" else released.split(part)).rows(slice(0, rows)), None
     else:
         batch, truth = Batch(scm.graph, read_table(data, index=index, graph=scm.graph).iloc[:rows]), None

@@ -22,11 +22,16 @@ Directory = Annotated[Path, typer.Argument(help="Where the data are, as released
 
 
 @data.command()
-def check(study: Study, directory: Directory, as_json: Json = False) -> None:
+def check(
+    study: Study,
+    directory: Directory,
+    every: Annotated[bool, typer.Option("--every", help="Decode every image, not some of every split.")] = False,
+    as_json: Json = False,
+) -> None:
     """Say which file or column is missing and how to get it, what the filters drop, and what is in every split."""
     from causalcf.datasets.readers import check_data
 
-    found = check_data(study, directory)
+    found = check_data(study, directory, every=every)
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -36,7 +41,8 @@ def check(study: Study, directory: Directory, as_json: Json = False) -> None:
     for name, told in found["attributes"].items():
         words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in told.items())
         typer.echo(f"{name}: {', '.join(words)}")
-    typer.echo(f"{found['images_decoded']} images decoded; the directory can be read")
+    rest = "" if found["images_decoded"] == found["images"] else ", some of every split; --every decodes all"
+    typer.echo(f"decoded {found['images_decoded']} of {found['images']} images{rest}; what was looked at can be read")
 
 
 @data.command()

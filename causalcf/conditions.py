@@ -24,6 +24,10 @@ from causalcf.errors import DataError
 
 __all__ = ["Condition", "check_conditions", "judge_conditions", "parse_condition", "read_conditions"]
 
+MEASURES = (
+    "composition", "autoencoder", "effectiveness", "amplification", "reversibility", "true_error", "minimality", "realism",
+    "support", "evaluations", "noise_fit", "noise_independence", "image_noise",
+)  # fmt: skip
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _ROLES = {
     "intervened": ("intervened",),
@@ -32,7 +36,7 @@ _ROLES = {
     "off_target": ("affected", "invariant"),
 }
 _SENTENCE = re.compile(
-    r"\s*(?P<measure>[\w.]+)(?:\s+do\((?P<do>[^)]*)\))?(?:\s+(?P<attribute>[^<>=]*?))?\s*(?P<sign>>=|<=|>|<)\s*(?P<limit>\S+)\s*"
+    r"\s*(?P<measure>[\w.]+)(?:,?\s+do\((?P<do>[^)]*)\))?(?:\s+(?P<attribute>[^<>=]*?))?\s*(?P<sign>>=|<=|>|<)\s*(?P<limit>\S+)\s*"
 )
 
 
@@ -120,6 +124,8 @@ def check_conditions(texts: Sequence[str], labels: Collection[str], nodes: Colle
     """
     for text in texts:
         condition = parse_condition(text)
+        if condition.measure.partition(".")[0] not in MEASURES:
+            raise DataError(f"the condition '{text}' names no number of an audit. Measures are: {', '.join(MEASURES)}.")
         if condition.do is not None and condition.do not in labels:
             raise DataError(
                 f"the condition '{text}' is about do({condition.do}), which is not asked. Asked: {', '.join(labels)}."

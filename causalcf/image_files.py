@@ -114,7 +114,7 @@ def read_image(
         if not resize:
             raise DataError(
                 f"'{path}' is {opened.size[0]} pixels wide and {opened.size[1]} high, but the graph's '{node.name}' is "
-                f"{width} wide and {height} high. Resize the files, or pass resize=True."
+                f"{width} wide and {height} high. Resize the files, or ask for it (resize=True, --resize)."
             )
         opened = ImageOps.fit(opened, (width, height), Image.Resampling.LANCZOS)
     pixels = np.asarray(opened)

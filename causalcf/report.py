@@ -426,8 +426,14 @@ def _verdict(report: AuditReport) -> _Html:
         "The checks ask whether anything was touched that an intervention cannot reach. How good the answers are is a matter of "
         "degree: each line gives means over the rows, with their 95 % intervals in brackets."
     )
+    blind = report.blind_judges
+    doubt = f"The judge of {_all(blind)} reads real rows no better than rows mixed up: its numbers say nothing." if blind else ""
     return _section(
-        "Verdict", box, _tag("p", meaning), _list(_sentence(report, do, answer) for do, answer in report.answers.items())
+        "Verdict",
+        box,
+        *([_tag("p", _tag("strong", doubt))] if doubt else []),
+        _tag("p", meaning),
+        _list(_sentence(report, do, answer) for do, answer in report.answers.items()),
     )
 
 

@@ -140,6 +140,13 @@ class AuditReport:
         """Effectiveness, amplification and reversibility by guidance `weight`, NaN for the model's own rule; as `scores`."""
         return tradeoff_table(self.measured, self.weighted, seed=self.settings["seed"], groups=self.groups)
 
+    @property
+    def blind_judges(self) -> list[str]:
+        """The attributes whose judge reads real rows no better than rows mixed up, so that its numbers say nothing."""
+        rows = self.scores[self.scores["measure"] == "effectiveness"].drop_duplicates("attribute")
+        gain = (rows["ceiling"] - rows["floor"]).where(rows["better"] == "low", rows["floor"] - rows["ceiling"])
+        return list(map(str, rows.loc[gain <= 0, "attribute"]))
+
     @cached_property
     def graph_check(self) -> GraphCheck:
         """What the factual rows say about the graph: which independencies that it implies they contradict."""
@@ -240,7 +247,7 @@ def _check_bits(scm: SCM, abduction: Abduction, answers: Mapping[str, Counterfac
     for label, answer in answers.items():
         kept = [name for name in scm.graph.order if name not in answer.changed]
         same = all(_same(answer, factual, name) for name in kept)
-        detail = f"{', '.join(kept) or 'nothing'} cannot be reached and is as it was, bit for bit"
+        detail = f"{', '.join(kept)} cannot be reached and is as it was, bit for bit" if kept else "every node can be reached"
         checks.append({"check": f"non-descendants of {label}", "passed": same, "detail": detail})
     return pd.DataFrame(checks)
 

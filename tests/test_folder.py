@@ -69,7 +69,7 @@ def test_an_image_is_the_same_in_every_format_that_loses_nothing(tmp_path):
 
 def test_another_size_is_an_error_and_resized_on_request(tmp_path):
     Image.fromarray(np.full((64, 128), 200, dtype=np.uint8)).save(tmp_path / "wide.png")
-    with pytest.raises(ccf.DataError, match=r"wide.png' is 128 pixels wide and 64 high, but .* resize=True"):
+    with pytest.raises(ccf.DataError, match=r"wide.png' is 128 pixels wide and 64 high, but .* ask for it"):
         read_image(tmp_path / "wide.png", GREY)
     assert read_image(tmp_path / "wide.png", GREY, resize=True).tolist() == np.full((1, 32, 32), 200).tolist()
 
@@ -205,13 +205,14 @@ def test_rows_of_a_folder_are_dealt_out_by_person_unless_its_table_says_how(ward
 def test_a_model_of_a_folder_is_fitted_and_audited_on_the_rows_it_was_not_fitted_to(ward, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
     model, out = str(tmp_path / "model"), str(tmp_path / "audit")
-    assert main(["fit", "morphomnist", "--data", str(ward), "--out", model, "--steps", "2", "--batch-size", "8", "--json"]) == 0
+    fit = ["fit", "morphomnist", "--data", str(ward), "--person", "person", "--out", model, "--steps", "2", "--batch-size", "8"]
+    assert main([*fit, "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["made"]
-    assert made["command"].startswith(f"causalcf fit morphomnist --data {ward.name} --out model --steps 2")
-    assert made["dealt"] is True
+    assert made["command"].startswith(f"causalcf fit morphomnist --data {ward.name} --person person --out model --steps 2")
+    assert made["data"] == {"dealt": True, "person": "person", "index": None, "resize": False}
     assert set(made["judges"]) == {"thickness", "intensity", "digit"}
     assert main(["audit", model, "--data", str(ward), "--steps", "3", "--again-rows", "2", "--out", out, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["settings"]["rows"] == 6  # a fifth of the rows, none of which the model was fitted to
-    held_out = split_folder(ward, ccf.load_graph("morphomnist")).split("test").frame.index
+    assert report["settings"]["rows"] == 6  # a fifth of the people, whom the model was not fitted to
+    held_out = split_folder(ward, ccf.load_graph("morphomnist"), person="person").split("test").frame.index
     assert set(ccf.load_report(f"{out}/evidence").factual.frame.index) == set(held_out)

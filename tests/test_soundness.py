@@ -245,10 +245,25 @@ def test_conditions_decide_whether_the_audit_passes():
     assert report.verdicts.set_index("check").loc[[f"not {kept}", f"not {broken}"], "passed"].tolist() == [True, False]
     assert json.loads(report.to_json())["passed"] is False
     assert ccf.audit(scm, batch, fail_on=[kept]).passed
+    with pytest.raises(ccf.DataError, match=r"names no number of an audit\. Measures are: composition"):
+        ccf.audit(scm, batch, fail_on=["compositon.1 > 3"])
     with pytest.raises(ccf.DataError, match=r"names no number of this audit\. Measures are: noise_fit"):
-        _ = ccf.audit(scm, batch, fail_on=["compositon.1 > 3"]).passed
+        _ = ccf.audit(scm, batch, fail_on=["realism > 3"]).passed
     with pytest.raises(ccf.DataError, match=r"'composition\.1 is 3' is no condition"):
         ccf.audit(scm, batch, fail_on=["composition.1 is 3"])
+
+
+def test_a_judge_that_reads_nothing_is_told(shipped, digits, tmp_path):
+    asked = {"interventions": {"digit": {"digit": "3"}}, "rounds": (1,), "again_rows": 2, "steps": 3}
+    assert ccf.audit(shipped, digits, **asked).blind_judges == []
+
+    def always(images):
+        return np.array(["3"] * len(images), dtype=object)
+
+    report = ccf.audit(shipped, digits, judges={**shipped.judges, "digit": always}, **asked)
+    assert report.blind_judges == ["digit"]
+    page = report.to_html(tmp_path / "report.html").read_text()
+    assert "The judge of digit reads real rows no better than rows mixed up: its numbers say nothing." in page
 
 
 def test_a_condition_that_is_best_at_zero_is_compared_by_size():

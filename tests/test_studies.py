@@ -248,6 +248,7 @@ def test_phantoms_are_drawn_and_looked_at_from_the_command_line(tmp_path, capsys
     found = json.loads(capsys.readouterr().out)
     assert found["splits"] == {"train": 16, "valid": 2, "test": 2}
     assert sum(found["attributes"]["Smiling"].values()) == 20
+    assert found["images"] == found["images_decoded"] == 20
     assert main(["data", "phantom", "celebahq", out]) == 2
     assert "is there already" in capsys.readouterr().err
     assert main(["data", "phantom", "brains", str(tmp_path / "b")]) == 2
@@ -258,7 +259,7 @@ def test_a_study_is_fitted_to_data_as_released_and_audited(written, tmp_path, ca
     monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
     model, data = str(tmp_path / "faces"), str(written["celebahq"])
     assert main(["fit", "celebahq", "--data", data, "--out", model, "--steps", "1", "--batch-size", "4", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["made"]["dealt"] is False
+    assert json.loads(capsys.readouterr().out)["made"]["data"]["dealt"] is False
     rest = ["--steps", "2", "--again-rows", "2", "--out", str(tmp_path / "audit"), "--json"]
     assert main(["audit", model, "--data", data, *rest]) == 0
     report = json.loads(capsys.readouterr().out)
