@@ -195,6 +195,8 @@ def test_weights_of_wide_layers_move_as_matrices_and_all_others_by_adam(layout):
         torch.testing.assert_close(moved.abs(), torch.full_like(moved, 1e-3), rtol=1e-2, atol=0)
     spread = torch.linalg.svdvals(wide.flatten(1))
     assert spread.min() > 0.4 * spread.max()  # every direction is moved about as far as any other
+    gradient = parameters[2].grad
+    assert -(wide * gradient).sum() > 0.4 * wide.norm() * gradient.norm()  # down the gradient, each weight by its own
     assert 0.3e-3 < float(wide.square().mean().sqrt()) < 1.2e-3  # about three fifths of the learning rate
 
 
