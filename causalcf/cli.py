@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from causalcf.recipes import Recipe
     from causalcf.scm import SCM
-    from causalcf.trainer import Training
 
 __all__ = ["app", "main"]
 
@@ -215,23 +214,19 @@ def fit(
         from causalcf.datasets.readers import open_data
         from causalcf.graph import load_graph
         from causalcf.recipes import recipe, recipe_for
-        from causalcf.trainer import Precision, Training
+        from causalcf.trainer import Precision
 
         asked: dict[str, Any] = {"steps": steps, "minutes": minutes, "accumulate": accumulate, "trackers": trackers or ()}
         asked |= {"precision": cast(Precision, precision), **({"batch_size": batch_size} if batch_size else {})}
         if data is None:
-            chosen = recipe(subject)
-            plan = Training(**{**chosen.training, **asked})
-            _fit_images(chosen, subject, {}, out, plan, rows, seed, as_json)
+            _fit_images(recipe(subject), subject, {}, out, asked, rows, seed, as_json)
         else:
             released = open_data(load_graph(subject), data, index=index, person=person, resize=resize)
-            chosen = recipe_for(released, small=not paper_size)
             told = {"--data": data.name, "--person": person, "--index": index}
             words = " ".join([subject, *(f"{option} {value}" for option, value in told.items() if value)])
             words += f"{' --resize' if resize else ''}{' --paper-size' if paper_size else ''}"
             record = {"data": {"dealt": released.dealt, "person": person, "index": index, "resize": resize}}
-            plan = Training(**{**chosen.training, **asked})
-            _fit_images(chosen, words, record, out, plan, rows, seed, as_json)
+            _fit_images(recipe_for(released, small=not paper_size), words, record, out, asked, rows, seed, as_json)
             if not as_json:
                 typer.echo(f"Audit it: causalcf audit {out} --data {data}")
     else:
@@ -419,7 +414,14 @@ def effect(
 
 
 def _fit_images(
-    chosen: Recipe, words: str, record: Mapping[str, Any], out: Path, plan: Training, rows: int | None, seed: int, as_json: bool
+    chosen: Recipe,
+    words: str,
+    record: Mapping[str, Any],
+    out: Path,
+    asked: Mapping[str, Any],
+    rows: int | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Fit a whole model with its judges, and write it.
 
@@ -428,7 +430,7 @@ def _fit_images(
         words: of the command line that say so.
         record: what else the manifest is to say of the data.
         out: the model's directory.
-        plan: of training.
+        asked: of `Training`, before what the study has.
         rows: so many of each split at most.
         seed: of all that is random.
         as_json: whether to print one JSON object.
@@ -437,9 +439,10 @@ def _fit_images(
     from causalcf.plot import counterfactual_figure, to_png
     from causalcf.query import counterfactual
     from causalcf.samplers import draw_interventions
-    from causalcf.trainer import is_main_process
+    from causalcf.trainer import Training, is_main_process
     from causalcf.training import fit as train
 
+    plan = Training(**{**chosen.training, **asked})
     checkpoints = out.with_name(out.name + ".checkpoints")
     show = not as_json and is_main_process()
     if show:

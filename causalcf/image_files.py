@@ -37,13 +37,14 @@ def _read_dicom(path: Path) -> NDArray[np.uint8]:
     """Grey levels as the file's own window shows them, dark to bright."""
     try:
         import pydicom
+        from pydicom.errors import InvalidDicomError
         from pydicom.pixels.processing import apply_voi_lut
     except ImportError as error:
         raise DataError(f"'{path}' is DICOM, which needs pydicom: pip install 'causalcf[medical]'.") from error
     try:
         file = pydicom.dcmread(path)
         shown = np.asarray(apply_voi_lut(file.pixel_array, file), dtype=np.float64)
-    except Exception as error:  # pydicom's readers raise whatever their plugins do
+    except (InvalidDicomError, OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, EOFError) as error:
         raise DataError(f"cannot read the image '{path}': {str(error).splitlines()[0] if str(error) else error!r}.") from error
     low, high = float(shown.min()), float(shown.max())
     shares = (shown - low) / (high - low) if high > low else np.zeros_like(shown)

@@ -70,7 +70,7 @@ def _partition(path: Path) -> pd.Series:
     return pd.Series([SPLITS[int(row[1])] for row in rows], index=[row[0] for row in rows])
 
 
-def _released(graph: CausalGraph, root: Path, rows: Rows, path: Path, files: ImageFiles) -> Released:
+def _released(graph: CausalGraph, rows: Rows, path: Path, files: ImageFiles) -> Released:
     absent = [name for name in graph.attributes if name not in rows.frame.columns]
     if absent:
         raise DataError(f"'{path}' has no label {', '.join(absent)}. Labels are: {', '.join(rows.frame.columns)}.")
@@ -106,7 +106,7 @@ def read_celeba(directory: str | Path, graph: CausalGraph | str = "celebahq", *,
     rows.keep("no entry in the partition", rows.frame["split"].notna())
     read = partial(read_image, resize=True, edit=_middle)
     files = ImageFiles(images, rows.frame.index.to_numpy(), graph.node(graph.images[0]), read=read, jobs=jobs)
-    return _released(graph, root, rows, path, files)
+    return _released(graph, rows, path, files)
 
 
 def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", *, jobs: int = 4) -> Released:
@@ -139,4 +139,4 @@ def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", 
     files = rows.frame.index.to_numpy()
     rows.frame = rows.frame.set_index(pd.Index([int(Path(name).stem) for name in files], name="image_id"))
     read = partial(read_image, resize=True)
-    return _released(graph, root, rows, path, ImageFiles(images, files, graph.node(graph.images[0]), read=read, jobs=jobs))
+    return _released(graph, rows, path, ImageFiles(images, files, graph.node(graph.images[0]), read=read, jobs=jobs))

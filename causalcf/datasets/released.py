@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -97,14 +97,13 @@ def find(directory: Path, names: Sequence[str], how: str) -> Path:
     raise DataError(f"there is no {' or '.join(names)} in '{directory}'. {how}")
 
 
-def open_table(path: Path, columns: Mapping[str, str] | Sequence[str], how: str, **typed: Any) -> pd.DataFrame:
+def open_table(path: Path, columns: Mapping[str, str] | Sequence[str], how: str) -> pd.DataFrame:
     """Some columns of a table, under names of ours where a mapping is given.
 
     Args:
         path: of a table that `causalcf.read_table` reads.
         columns: which, or from their names in the file to ours.
         how: the file can be got.
-        typed: columns that are read as text.
 
     Raises:
         DataError: a column is not there.
