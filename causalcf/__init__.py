@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from causalcf.mechanism import Mechanism
     from causalcf.query import Abduction, Counterfactual, abduct, choose_steps, counterfactual, reconstruct
     from causalcf.recipes import recipe
+    from causalcf.reproduction import Reproduction, reproduce
     from causalcf.scm import SCM
     from causalcf.solvers import DDIM, EDICT, OBELM, Anderson, DPMSolverPP, EditFriendly, FixedPoint, Heun, Solver
     from causalcf.soundness import AuditReport, audit, merge_audits
@@ -163,6 +164,7 @@ _HOME = {
     "mechanism": ("Mechanism",),
     "query": ("Abduction", "Counterfactual", "abduct", "choose_steps", "counterfactual", "reconstruct"),
     "recipes": ("recipe",),
+    "reproduction": ("Reproduction", "reproduce"),
     "scm": ("SCM",),
     "solvers": ("DDIM", "EDICT", "OBELM", "Anderson", "DPMSolverPP", "EditFriendly", "FixedPoint", "Heun", "Solver"),
     "soundness": ("AuditReport", "audit", "merge_audits"),

@@ -1,4 +1,4 @@
-"""The commands that audit: `causalcf demo | audit | merge | compare | card`."""
+"""The commands that audit: `causalcf audit | merge | compare | card`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from causalcf.errors import DataError
 if TYPE_CHECKING:
     from causalcf.soundness import AuditReport
 
-__all__ = ["audit", "card", "compare", "demo", "merge"]
+__all__ = ["audit", "audit_model", "card", "compare", "merge"]
 
 
 def _print_report(report: AuditReport) -> None:
@@ -74,11 +74,18 @@ def _finish(report: AuditReport, out: Path, as_json: bool, seconds: float) -> No
         raise typer.Exit(1)
 
 
-def _audit(
+def audit_model(
     model: str, rows: int, out: Path, seed: int, as_json: bool, *, steps: str | None = None, solver: str | None = None,
     data: Path | None = None, index: str | None = None, resize: bool = False, split: str | None = None, shard: str | None = None,
     asked: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
+    """Audit a model on the rows that the options of `causalcf audit` name; write and print what was found.
+
+    Args:
+        model, out, seed, as_json, steps, solver, data, index, resize, split, shard: as those options.
+        rows: at most so many.
+        asked: of `causalcf.audit` besides.
+    """
     from causalcf import soundness
     from causalcf.archive import save_report
     from causalcf.batch import Batch
@@ -132,16 +139,6 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if not (number.isdecimal() and count.isdecimal()):
         raise DataError(f"'{text}' is no shard: write it as 1/4.")
     return int(number), int(count)
-
-
-def demo(
-    out: Out = Path("causalcf-demo"),
-    n: Annotated[int, typer.Option(help="Held-out digits.", min=2, max=1000)] = 64,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Ask do(thickness), do(intensity) and do(digit) of held-out real digits with the shipped model, and audit the answers."""
-    _audit("morphomnist", n, out, seed, as_json, asked={"again_rows": min(n, 6)})
 
 
 def audit(
@@ -210,7 +207,7 @@ def audit(
         "sampler": sampler, "groups": groups,
         "by": by or (), "scan": scan, "fail_on": [*(read_conditions(conditions) if conditions else []), *(fail_on or [])],
     }  # fmt: skip
-    _audit(
+    audit_model(
         model, n, out, seed, as_json, steps=steps, solver=solver, data=data, index=index, resize=resize, split=split, shard=shard,
         asked=asked,
     )  # fmt: skip

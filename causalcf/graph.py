@@ -652,6 +652,17 @@ class CausalGraph:
         kept = [pair for pair in self.bidirected if not set(pair) & set(names)]
         return replace(self, nodes=[node for node in self.nodes if node.name not in names], bidirected=kept)
 
+    def resized(self, side: int) -> CausalGraph:
+        """The graph with images whose longer side has so many pixels; the other side keeps its ratio."""
+        if side < 1:
+            raise GraphError(f"an image of {side} pixels a side makes no sense. Give 1 or more.")
+        nodes = []
+        for node in self.nodes:
+            channels, *sides = node.shape or (1, side, side)
+            height, width = (max(1, round(length * side / max(sides))) for length in sides)
+            nodes.append(replace(node, shape=(channels, height, width)) if node.kind == "image" else node)
+        return replace(self, nodes=nodes)
+
 
 _MAX_DRAWN = 200  # nodes
 

@@ -15,7 +15,7 @@ from causalcf.graph import Node
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SUFFIXES", "ImageFiles", "read_image"]
+__all__ = ["SUFFIXES", "ImageFiles", "read_image", "scale_image"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".dcm")
 
@@ -82,6 +82,13 @@ def _open(path: Path) -> Any:
         return _pillow(opened, path)
 
 
+def scale_image(picture: Any, width: int, height: int) -> Any:
+    """A `PIL.Image.Image` of another size: the middle of it, cropped to the ratio and scaled."""
+    from PIL import Image, ImageOps
+
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+
+
 def read_image(
     path: str | Path, node: Node, *, resize: bool = False, edit: Callable[[Any], Any] | None = None
 ) -> NDArray[np.uint8]:
@@ -97,8 +104,6 @@ def read_image(
     Raises:
         DataError: the file is missing, damaged or of another size.
     """
-    from PIL import Image, ImageOps
-
     path, (channels, height, width) = Path(path), node.shape or (1, 0, 0)
     if not path.is_file():
         raise DataError(f"there is no image '{path}'.")
@@ -117,7 +122,7 @@ def read_image(
                 f"'{path}' is {opened.size[0]} pixels wide and {opened.size[1]} high, but the graph's '{node.name}' is "
                 f"{width} wide and {height} high. Resize the files, or ask for it (resize=True, --resize)."
             )
-        opened = ImageOps.fit(opened, (width, height), Image.Resampling.LANCZOS)
+        opened = scale_image(opened, width, height)
     pixels = np.asarray(opened)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0))
 

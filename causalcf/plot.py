@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from causalcf.query import Counterfactual
 
-__all__ = ["counterfactual_figure", "panel_figure", "to_png", "tradeoff_figure"]
+__all__ = ["counterfactual_figure", "ladder_figure", "panel_figure", "reproduction_figure", "to_png", "tradeoff_figure"]
 
 _SHORT_UNITS = {"pixel": "px", "pixels": "px", "percent": "%", "year": "years"}
 
@@ -349,6 +349,111 @@ def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, Mapping[str, float
             if column == len(labels) - 1 and row == 0:
                 axes.legend(fontsize=7, frameon=False)
     page.text(left, 0.24, f"chosen: {table[table['kept']]['rule'].iloc[0]}", 9)
+    return page.figure
+
+
+_COMPARED = {"CFG": ("#8c1c13", "o", "-"), "DCFG paper": ("#2e8b57", "^", ":"), "DCFG anchored": ("#d1702c", "s", "--"),
+             "DCFG nested": ("#1f4e9c", "D", "-.")}  # fmt: skip
+
+
+def reproduction_figure(table: pd.DataFrame) -> Figure:
+    """Rules of guidance against each other: what a weight shows of what was asked, moves elsewhere, and loses on the way back.
+
+    Args:
+        table: of `causalcf.Reproduction`. A column of panels for every `do`: above, every weight is a point, the least and the
+            largest are written beside it; below, there and back by weight. Rules that are asked at one weight alone are crosses
+            and pluses of the colour of what they are on top of.
+    """
+    labels = list(dict.fromkeys(table["do"]))
+    width, height, left, top, gap = 2.6, 2.1, 0.8, 0.72, 0.62
+    page = _Page(left + len(labels) * (width + gap), top + 2 * (height + gap) + 0.1)
+    signed = table["value"].where(table["measure"] != "delta_error", -table["value"])
+    moved = table.assign(value=signed)[table["measure"].isin(["delta_log_odds", "delta_error"])]
+    for column, label in enumerate(labels):
+        page.text(left + column * (width + gap), 0.5, f"do({label})", 10, fontweight="bold")
+        upper = page.axes(left + column * (width + gap), top, width, height)
+        lower = page.axes(left + column * (width + gap), top + height + gap, width, height)
+        here, back = moved[moved["do"] == label], table[(table["do"] == label) & (table["measure"] == "reversibility")]
+        asked = here[(here["attribute"] == label) if label != "all" else (here["role"] == "target")]
+        target = asked.groupby(["rule", "weight"])["value"].mean()
+        rest = here[here["role"] == "off target"].assign(value=lambda f: f["value"].abs()).groupby(["rule", "weight"])["value"]
+        others = rest.mean()
+        for rule, (colour, marker, style) in _COMPARED.items():
+            kind: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": style, "markersize": 4.5, "linewidth": 1.1}
+            home = back[back["rule"] == rule].sort_values("weight")
+            ends = _whiskers(home, "value", "low", "high")
+            lower.errorbar(home["weight"], home["value"], ends, capsize=2, label=rule, **kind)
+            if rule in target and rule in others:
+                line = target[rule].sort_index()
+                upper.plot(line, others[rule].loc[line.index], label=rule, **kind)
+                for weight in (line.index[0], line.index[-1]):
+                    where = (line[weight], others[rule][weight])
+                    upper.annotate(f"{weight:g}", where, (3, 3), textcoords="offset points", fontsize=6, color=colour)
+            elif rule in target:
+                line = target[rule].sort_index()
+                upper.plot(line.index, line, label=rule, **kind)
+        for rule in back["rule"].unique():
+            name, _, on_top = rule.partition(", ")
+            if on_top in ("APG", "CFG++"):
+                single = back[back["rule"] == rule].iloc[0]
+                mark: dict[str, Any] = {
+                    "marker": "x" if on_top == "APG" else "+",
+                    "color": _COMPARED[name][0],
+                    "s": 34,
+                    "zorder": 5,
+                }
+                lower.scatter([single["weight"]], [single["value"]], **mark)
+                if rule in others:
+                    upper.scatter([target[rule].iloc[0]], [others[rule].iloc[0]], **mark)
+        several = label != "all"
+        words = "reading of what was asked, x* minus x" if several else "weight of guidance"
+        upper.set_xlabel(words, fontsize=8)
+        lower.set_xlabel("weight of guidance", fontsize=8)
+        if not several:
+            upper.set_ylabel("reading of what was asked", fontsize=8)
+        for axes, words in ((upper, "moved off target"), (lower, "there and back,\ngrey levels")):
+            axes.tick_params(labelsize=7)
+            axes.locator_params(nbins=5)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
+            if column == 0:
+                axes.set_ylabel(words, fontsize=8)
+        if column == 0:
+            lower.legend(fontsize=6.5, frameon=False)
+    page.text(left, 0.24, "readings: log odds (numbers: error, standard deviations); x with APG, + with CFG++", 8, color=QUIET)
+    return page.figure
+
+
+def ladder_figure(examples: Mapping[tuple[str, float], Counterfactual], *, rows: int = 8) -> Figure:
+    """The same rows under one rule and weight after another, the factual images on top.
+
+    Args:
+        examples: answers to one intervention by rule and weight.
+        rows: so many of each, from the first on.
+    """
+    if not examples:
+        raise DataError("there is no answer to draw: examples is empty.")
+    answer = next(iter(examples.values()))
+    _, factual, _ = _pixels(answer, None)
+    count, (width, height), left = min(rows, len(factual)), _cell(factual, 0.84), 1.75
+    page = _Page(left + count * (width + _GAP) + 0.2, 0.6 + (1 + len(examples)) * (height + _GAP))
+    page.text(0.2, 0.24, f"do({', '.join(answer.do)})", 11, va="center", fontweight="bold")
+    lines = [("factual", factual)]
+    order = sorted(examples, key=lambda key: (key[1] != 1, key))
+    lines += [
+        (rule if weight == 1 else f"{rule}, {weight:g}", _pixels(examples[rule, weight], None)[2]) for rule, weight in order
+    ]
+    for place, (words, pixels) in enumerate(lines):
+        y = 0.48 + place * (height + _GAP)
+        page.text(left - 0.1, y + height / 2, words, 9, ha="right", va="center")
+        for column in range(count):
+            axes = page.axes(left + column * (width + _GAP), y, width, height)
+            axes.set_axis_off()
+            grey = pixels.shape[1] != 3
+            axes.imshow(
+                pixels[column, 0] if grey else pixels[column].transpose(1, 2, 0), cmap="gray" if grey else None, vmin=0, vmax=255,
+                aspect="auto",
+            )  # fmt: skip
     return page.figure
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from causalcf.attributes.categorical import Categorical
@@ -11,6 +13,7 @@ from causalcf.attributes.flow import Flow
 from causalcf.batch import Batch
 from causalcf.datasets.fashion_mnist import FashionMNIST
 from causalcf.datasets.morphomnist import MorphoMNIST, Split
+from causalcf.datasets.readers import is_study
 from causalcf.datasets.released import Released
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 
     from causalcf.query import Counterfactual
 
-__all__ = ["RECIPES", "Recipe", "recipe", "recipe_for"]
+__all__ = ["RECIPES", "Recipe", "at_size", "recipe", "recipe_for"]
+
+_SMALL = 64  # pixels a side
 
 
 def _morphomnist_batch(split: Split, rows: int, seed: int, jobs: int) -> Batch:
@@ -131,17 +136,34 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def at_size(graph: CausalGraph, directory: str | Path, *, size: int | None = None, small: bool = True) -> CausalGraph:
+    """A graph whose image is as large as a network is to see it.
+
+    Args:
+        graph: of a study or a folder.
+        directory: of the data. Those of a study are read at 64 pixels a side at most, unless the network is a large one.
+        size: pixels a side, if it is told.
+        small: whether the network is to be one that two cores can train.
+    """
+    if size is not None:
+        return graph.resized(size)
+    side = max((graph.node(graph.images[0]).shape or (1, _SMALL, _SMALL))[1:]) if graph.images else 0
+    return graph.resized(_SMALL) if small and side > _SMALL and is_study(graph, directory) else graph
+
+
 def _network(graph: CausalGraph, small: bool) -> dict[str, Any]:
     """Settings of the denoiser for the size of a graph's image: what the studies before used, or what two cores can train."""
-    side = max((graph.node(graph.images[0]).shape or (1, 32, 32))[1:])
+    _, height, width = graph.node(graph.images[0]).shape or (1, 32, 32)
     if not small:  # base width 64 and multipliers 1, 2, 4, 8 at 64x64; 96 and 1, 1, 2, 2, 4, 4 at 192x192
-        channels = (64, 128, 256, 512) if side <= 64 else (96, 96, 192, 192, 384, 384)
+        channels = (64, 128, 256, 512) if max(height, width) <= 64 else (96, 96, 192, 192, 384, 384)
         return {"channels": channels, "patch": 1, "layers": 2, "attention": True}
-    patch = 2 if side <= 64 else 4
-    levels = [32, 64, 128, 128]
-    while len(levels) > 1 and side // patch % 2 ** (len(levels) - 1):
+    common = math.gcd(height, width)
+    patches = (size for size in range(1, common + 1) if common % size == 0)
+    patch = min(patches, key=lambda size: abs(math.log(max(height, width) / size / 16)))  # so that the network sees about 16x16
+    levels = [48, 96, 160]
+    while len(levels) > 1 and common // patch % 2 ** (len(levels) - 1):
         levels.pop()
-    return {"channels": tuple(levels[: 3 if side <= 64 else 4]), "patch": patch, "attention": True}
+    return {"channels": tuple(levels), "patch": patch, "attention": True}
 
 
 def recipe_for(released: Released, *, small: bool = True) -> Recipe:
@@ -166,10 +188,15 @@ def recipe_for(released: Released, *, small: bool = True) -> Recipe:
         guidance = Decoupled(1.5, form="nested")
         return SCM(graph, {graph.images[0]: Diffusion(**_network(graph, small), steps=20, guidance=guidance)})
 
+    training: dict[str, Any] = {"mirror": True} if graph.name.startswith("celeba") else {}  # a face may look either way
+    if small:
+        training |= {"steps": 5000, "decorrelate": 0.6}
+    else:
+        training |= {"batch_size": 128, "learning_rate": 1e-4, "ema_decay": 0.9999, "optimiser": "adamw"}
     return Recipe(
         draw,
         scm,
         rows=len(released.split("train")),
         judge_rows=min(len(released.split("judge")), 20_000),
-        training={"decorrelate": 0.6} if small else {"batch_size": 128, "learning_rate": 1e-4, "ema_decay": 0.9999},
+        training=training,
     )

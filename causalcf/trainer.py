@@ -64,6 +64,7 @@ class Training:
             are drawn more often, with weight exp(decorrelate u^2 / 2), so that parents of the image which drive each other
             are seen apart as far as the data allow. What the image looks like given its parents stays the same; what
             interventions ask for is seen more often.
+        mirror: show a random half of every batch with left and right exchanged, where that is as likely to be seen.
         ema_decay: of the moving average of the weights, which is what the model keeps.
         checkpoint_minutes: between checkpoints, where there is a directory for them.
         trackers: besides the log, by accelerate's names: `tensorboard`, `mlflow` and others, if they are installed.
@@ -77,6 +78,7 @@ class Training:
     accumulate: int = 1
     precision: Precision = "auto"
     decorrelate: float = 0.0
+    mirror: bool = False
     ema_decay: float = 0.999
     checkpoint_minutes: float = 5.0
     trackers: Sequence[str] = ()
@@ -298,6 +300,9 @@ class _ImageRun:
     def train_step(self, value: Tensor, parents: Mapping[str, Tensor]) -> float:
         """One gradient step on a batch; its mean loss."""
         self.optimiser.zero_grad()
+        if self.plan.mirror:
+            turned = torch.rand(len(value), generator=step_generator(self.seed, f"{self.name}/mirror", self.step)) < 0.5
+            value = torch.where(turned[:, None, None, None], value.flip(-1), value)
         total = 0.0
         for losses in self._share(value, parents):
             loss = losses.sum() / len(value)

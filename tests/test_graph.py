@@ -560,3 +560,13 @@ def test_the_ready_made_nih_graph_has_the_columns_of_the_table():
 @pytest.mark.parametrize("name", graph_names())
 def test_every_node_of_a_ready_made_graph_is_described(name):
     assert all(node.description for node in load_graph(name).nodes)
+
+
+def test_a_resized_graph_differs_in_the_shape_of_its_images_alone():
+    graph = CausalGraph("tall", [Node("age", "continuous"), Node("image", "image", shape=(3, 40, 20), parents=["age"])])
+    small = graph.resized(10)
+    assert small.node("image").shape == (3, 10, 5)
+    assert small.resized(40) == graph
+    assert load_graph("mimic_cxr").resized(192) == load_graph("mimic_cxr")
+    with pytest.raises(GraphError, match="0 pixels a side makes no sense"):
+        graph.resized(0)

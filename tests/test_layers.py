@@ -40,9 +40,10 @@ LAYERS = [
     {"scoring", "subgroups", "presets", "table_judges"},
     {"tradeoff"},
     {"judges", "soundness", "effects", "recipes", "plot", "testing"},
-    {"report", "tuning", "scale", "comparing", "archive", "card"},
+    {"report", "tuning", "reproduction", "scale", "comparing", "archive", "card"},
     {"cli_options"},
-    {"cli_audit", "cli_data"},
+    {"cli_audit", "cli_data", "cli_fit"},
+    {"cli_demo", "cli_reproduce"},
     {"cli", "app"},
 ]
 

@@ -73,6 +73,15 @@ def test_a_true_counterfactual_changes_what_was_asked_and_its_descendants_alone(
     assert np.array_equal(home, picture)
 
 
+@pytest.mark.parametrize("study", ["mimic_cxr", "embed"])
+def test_pictures_that_a_reader_scales_are_scaled_by_the_phantom_too(written, study):
+    graph = ccf.load_graph(study).resized(64)
+    found = read_study(study, written[study], graph).batch.rows([0, 3, 11])
+    drawn = phantom(study, seed=3, read_at=64)
+    assert found.images["image"].shape == (3, 1, 64, 64)
+    assert np.array_equal(found.images["image"][:], drawn.images(drawn.attributes(found.frame.index)))
+
+
 def test_the_equations_are_those_that_the_docstring_states():
     faces = phantom("celebahq_dependent").attributes(range(6000))
     for name, share in (("Smiling", 0.5), ("Male", 0.45), ("Young", 0.7)):
@@ -261,6 +270,7 @@ def test_a_study_is_fitted_to_data_as_released_and_audited(written, tmp_path, ca
     assert main(["fit", "celebahq", "--data", data, "--out", model, "--steps", "1", "--batch-size", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["made"]["data"]["dealt"] is False
     rest = ["--steps", "2", "--again-rows", "2", "--out", str(tmp_path / "audit"), "--json"]
+    assert ccf.load(model).manifest["made"]["images"]["image"]["mirror"]  # a face may look either way
     assert main(["audit", model, "--data", data, *rest]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["settings"]["rows"] == 4
@@ -271,3 +281,16 @@ def test_a_study_is_fitted_to_data_as_released_and_audited(written, tmp_path, ca
     }
     assert main(["audit", model, *rest]) == 2
     assert "Give --data, a directory or a table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "side"), [([], 64), (["--size", "32"], 32)])
+def test_a_small_network_sees_large_images_scaled(written, tmp_path, capsys, monkeypatch, asked, side):
+    monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
+    model, data = str(tmp_path / "chests"), str(written["mimic_cxr"])
+    fit = ["fit", "mimic_cxr", "--data", data, "--out", model, "--steps", "1", "--batch-size", "4", "--json", *asked]
+    assert main(fit) == 0
+    made = json.loads(capsys.readouterr().out)["made"]
+    assert ccf.load(model).graph.node("image").shape == (1, side, side)
+    assert not made["images"]["image"]["mirror"]  # a heart is on one side
+    assert ("--size 32" in made["command"]) == bool(asked)
+    assert main(["audit", model, "--data", data, "--steps", "2", "--n", "4", "--out", str(tmp_path / "a"), "--json"]) == 0

@@ -15,7 +15,7 @@ import causalcf as ccf
 from causalcf.encoding import encode
 from causalcf.image import Diffusion
 from causalcf.seeds import step_generator
-from causalcf.trainer import _ImageRun, _Optimiser, minibatches
+from causalcf.trainer import _ImageRun, _Optimiser, minibatches, train_image
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +239,34 @@ def test_a_batch_in_parts_is_the_same_batch(rows):
     whole, parts = trained(), trained(accumulate=4)
     # sums in another order, in float32, through four Adam steps of 1e-3 of which the first ones are 1e-5
     assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-4
+
+
+class Looking(torch.nn.Module):
+    """Trains nothing and keeps what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(1)), []
+
+    def training_draws(self, value, generator):
+        return {"none": torch.zeros(len(value))}
+
+    def loss(self, value, parents, *, generator):
+        self.seen.append(value)
+        return value.flatten(1).mean(1) + self.weight
+
+    def validation_losses(self, value, parents, *, generator):
+        return {}
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_mirrored_batch_is_half_of_it_as_it_is_and_half_the_other_way_round(mirror):
+    looking, pixels = Looking(), torch.randn(40, 1, 4, 4)
+    train_image("x", looking, pixels, {}, plan=ccf.Training(steps=3, batch_size=40, mirror=mirror, precision="float32"), seed=0)
+    turned = [sum(any(torch.equal(row, other.flip(-1)) for other in pixels) for row in shown) for shown in looking.seen[-3:]]
+    as_it_is = [sum(any(torch.equal(row, other) for other in pixels) for row in shown) for shown in looking.seen[-3:]]
+    assert [a + b for a, b in zip(turned, as_it_is, strict=True)] == [40] * 3
+    assert turned == [0] * 3 if not mirror else all(8 < count < 32 for count in turned)
 
 
 def test_half_precision_is_taken_where_it_is_asked_for_and_auto_decides(rows):

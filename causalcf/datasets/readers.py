@@ -17,7 +17,7 @@ from causalcf.datasets.released import Released
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 
-__all__ = ["READERS", "check_data", "open_data", "read_study"]
+__all__ = ["READERS", "check_data", "is_study", "open_data", "read_study"]
 
 READERS: dict[str, Callable[..., Released]] = {
     "celebahq": read_celebahq,
@@ -50,6 +50,11 @@ def read_study(study: str, directory: str | Path, graph: CausalGraph | None = No
     return READERS[study](directory, graph or load_graph("celebahq" if study == "celeba" else study), jobs=jobs)
 
 
+def is_study(graph: CausalGraph, directory: str | Path) -> bool:
+    """Whether a directory has a study's data as released, and not a folder of images with its table."""
+    return graph.name in READERS and not list(Path(directory).glob("metadata.*"))
+
+
 def open_data(
     graph: CausalGraph, directory: str | Path, *, index: str | None = None, person: str | None = None, resize: bool = False
 ) -> Released:
@@ -63,7 +68,7 @@ def open_data(
     Raises:
         DataError: it is neither, or something in it is missing or damaged.
     """
-    if graph.name in READERS and not list(Path(directory).glob("metadata.*")):
+    if is_study(graph, directory):
         return read_study(graph.name, directory, graph)
     return split_folder(directory, graph, index=index or "file_name", person=person, resize=resize)
 

@@ -24,12 +24,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from causalcf.batch import Batch
 from causalcf.datasets.celeba import ATTRIBUTES
 from causalcf.datasets.phantoms.breasts import draw_breasts
 from causalcf.datasets.phantoms.chests import draw_chests
 from causalcf.datasets.phantoms.faces import draw_faces
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
+from causalcf.image_files import scale_image
 from causalcf.progress import progress as show_progress
 from causalcf.seeds import RowGenerator, row_keys
 
@@ -82,9 +84,9 @@ def _face_attributes(seed: int, index: pd.Index, do: Asked) -> pd.DataFrame:
 
 
 def _face_pictures(plain: bool, seed: int, frame: pd.DataFrame, size: int) -> NDArray[np.uint8]:
-    labels: dict[str, Any] = {name: frame[name].to_numpy() for name in frame}
-    if plain:  # of three attributes that are all there is, beard and baldness are neither causes nor effects
-        labels = {name: labels[name] for name in ("Smiling", "Male", "Young")}
+    # of three attributes that are all there is, beard and baldness are neither causes nor effects
+    names = ("Smiling", "Male", "Young", *(() if plain else ("No_Beard", "Bald")))
+    labels: dict[str, Any] = {name: frame[name].to_numpy() for name in names}
     return draw_faces(labels, RowGenerator(seed, row_keys(frame.index)), size)
 
 
@@ -227,6 +229,17 @@ def _from_jpeg(data: bytes) -> NDArray[np.uint8]:
     return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
 
 
+def _scaled(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A square picture (channel, size, size) as the reader scales it."""
+    from PIL import Image
+
+    if pixels.shape[-1] == side:
+        return pixels
+    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2))
+    scaled = np.asarray(scale_image(picture, side, side))
+    return scaled[None] if scaled.ndim == 2 else np.moveaxis(scaled, 2, 0)
+
+
 def _drawn(frame: pd.DataFrame, picture: Callable[[pd.DataFrame], NDArray[np.uint8]]) -> Any:
     """(name, pixels) of every row, drawn some at a time."""
     for start in range(0, len(frame), _PART):
@@ -239,8 +252,8 @@ class Phantom:
     """A data set that is drawn.
 
     Attributes:
-        graph: of the study.
-        size: pixels a side.
+        graph: of the study, its images as large as the reader gives them.
+        size: pixels a side of the pictures as they are drawn and written.
         seed: everything random is a function of it and of what a row is called.
     """
 
@@ -269,11 +282,18 @@ class Phantom:
 
     def images(self, frame: pd.DataFrame) -> NDArray[np.uint8]:
         """The pictures of such rows as the reader gives them, uint8 (row, channel, size, size)."""
+        side = max((self.graph.node(self.graph.images[0]).shape or (1, self.size))[1:])
         pictures = [pixels for _, pixels in _drawn(frame, self._picture)]
-        return np.stack([_from_jpeg(_jpeg(pixels)) for pixels in pictures] if self._lossy else pictures)
+        read = [_scaled(_from_jpeg(_jpeg(pixels)) if self._lossy else pixels, side) for pixels in pictures]
+        return np.stack(read)
 
     def _picture(self, frame: pd.DataFrame) -> NDArray[np.uint8]:
         return self._pictures(self.seed, frame, self.size)
+
+    def batch(self, rows: int) -> Batch:
+        """So many rows, in memory."""
+        frame = self.attributes(self._names(rows))
+        return Batch(self.graph, frame, {self.graph.images[0]: self.images(frame)})
 
     def true_counterfactual(self, ids: pd.Index | Sequence[Any], do: Asked) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
         """What rows would have been under an intervention: their attributes, and their pictures as the reader gives them."""
@@ -312,13 +332,14 @@ _KINDS: dict[str, tuple[int, Any, Any, Any, Any, bool]] = {
 PHANTOMS = tuple(_KINDS)
 
 
-def phantom(study: str, *, seed: int = 0, size: int | None = None) -> Phantom:
+def phantom(study: str, *, seed: int = 0, size: int | None = None, read_at: int | None = None) -> Phantom:
     """The phantom of a study: `celebahq`, `celebahq_dependent`, `mimic_cxr`, `embed`.
 
     Args:
         study: its name, which is also its ready-made graph's.
         seed: see `Phantom`.
         size: pixels a side; the study's own unless told.
+        read_at: pixels a side to which the reader scales them; as they are drawn unless told.
 
     Raises:
         DataError: there is no such phantom.
@@ -326,4 +347,5 @@ def phantom(study: str, *, seed: int = 0, size: int | None = None) -> Phantom:
     if study not in _KINDS:
         raise DataError(f"there is no phantom of '{study}'. Phantoms are: {', '.join(PHANTOMS)}.")
     usual, *parts = _KINDS[study]
-    return Phantom(load_graph(study), size or usual, seed, *parts)
+    size = size or usual
+    return Phantom(load_graph(study).resized(read_at or size), size, seed, *parts)

@@ -1,0 +1,92 @@
+"""The command that repeats the paper's experiments: `causalcf reproduce`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from causalcf.cli_fit import fit_study
+from causalcf.cli_options import Json, Out
+from causalcf.errors import DataError
+
+__all__ = ["reproduce"]
+
+
+def _truth(study: str, seed: int | None, side: int) -> Callable[[Any], Any] | None:
+    """From an answer to the pictures that its attributes give, if the data are a phantom's."""
+    if seed is None:
+        return None
+    from causalcf.datasets.phantoms.studies import phantom
+
+    drawn = phantom(study, seed=seed, read_at=side)
+    return lambda answer: drawn.images(answer.frame)
+
+
+def reproduce(
+    study: Annotated[str, typer.Argument(help="celebahq, celebahq_dependent, celebahq_mouth, mimic_cxr, embed or morphomnist.")],
+    out: Out,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The study's data as released, or a phantom of them; morphomnist needs none.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Fitted before, a directory or a shipped one; unless told OUT/model, which is fitted if it is not there."
+        ),
+    ] = None,
+    weights: Annotated[list[float] | None, typer.Option("--weight", help="Of guidance: 1, 1.5, 2, 2.5, 3; again.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Each asks rows of its own: 0, 1, 2; again.")] = None,
+    n: Annotated[int, typer.Option(help="Held-out rows a seed.", min=2)] = 64,
+    again_rows: Annotated[int, typer.Option(help="So many of them go there and back.", min=2)] = 32,
+    levels: Annotated[int | None, typer.Option(help="Noise levels each way; the model's own unless told.", min=2)] = None,
+    phantom: Annotated[
+        int | None,
+        typer.Option(help="The data are the phantom of this seed: compare with the true counterfactual images.", min=0),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps, where a model is fitted.")] = None,
+    paper_size: Annotated[
+        bool, typer.Option("--paper-size", help="Images and network as large as in the paper, where a model is fitted.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Repeat the experiments of the paper of decoupled guidance on a study: one command from the data to figures and tables."""
+    from causalcf.datasets.readers import open_data
+    from causalcf.recipes import recipe
+    from causalcf.reproduction import reproduce as experiments
+    from causalcf.store import load
+
+    start = time.monotonic()
+    if data is None and study != "morphomnist":
+        raise DataError(f"where are the data of {study}? Give --data; causalcf data phantom draws a look-alike.")
+    source = model or str(out / "model")
+    if model is None and not (out / "model").is_dir():
+        asked: dict[str, Any] = {"steps": steps} if steps else {}
+        fit_study(study, data, out / "model", asked, paper_size=paper_size, show=not as_json)
+    scm = load(source)
+    if scm.graph.name != study:
+        raise DataError(f"'{source}' is a model of {scm.graph.name}, not of {study}. Give another --model, or that study.")
+    if data is None:
+        held_out, truth = recipe(study).batch("test", min(n * len(seeds or range(3)), 1000), 0, 1), recipe(study).truth
+    else:
+        held_out = open_data(scm.graph, data).split("test")
+        side = max((scm.graph.node(scm.graph.images[0]).shape or (1, 64, 64))[1:])
+        truth = _truth(study, phantom, side)
+    asked_of: dict[str, Any] = {"weights": weights} if weights else {}
+    asked_of |= {"seeds": seeds} if seeds else {}
+    found = experiments(
+        scm, held_out, rows=n, again_rows=again_rows, steps=levels, truth=truth, study=study, progress=not as_json, **asked_of
+    )
+    paths = {name: str(path) for name, path in found.save(out).items()}
+    seconds = round(time.monotonic() - start, 1)
+    if as_json:
+        typer.echo(json.dumps({**found.to_dict(), "files": paths, "seconds": seconds}))
+        return
+    typer.echo(found)
+    for path in paths.values():
+        typer.echo(path)
+    typer.echo(f"{found.settings['rows']} rows in {seconds} s")

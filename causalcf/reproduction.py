@@ -1,0 +1,453 @@
+"""The experiments of the paper of decoupled guidance, on any study: what a weight of guidance buys, and what it costs.
+
+    measure                of rows, under an intervention, a rule and a weight                                    ideal
+    delta_auroc            AUROC of the attribute's judge on x* minus on x, points; the paper's number            off target 0
+    delta_log_odds         log odds that the judge gives the label that an image should show, on x* minus on x    off target 0
+    delta_error            of a number: the judge's error on x* minus on x, standard deviations                   0
+    reversibility          there and back, grey levels                                                            0
+    composition            x* under do(A := the value that A has) against x, grey levels: what the rule itself    0
+                           does to an image that nothing was asked of
+    realism                Frechet distance of x* from x in the features of the intervened attribute's judge      the floor
+    minimality             counterfactual latent divergence of x* from x                                          low
+    true_error             x* against the true counterfactual, grey levels, where it is known                     0
+
+An attribute is `target` if it is set or follows from what is set, `off target` if it must stay. A judge whose AUROC is 1 on real
+images hides what guidance overdoes; its log odds do not, and they are what `at_equal_target` compares rules by: where two rules
+show what was asked equally well, how far has each moved the rest?
+
+Every rule is asked from one abduction. Seeds ask other rows, each with interventions and noise of its own; the numbers are of all
+rows together, and `least` and `most` are those of single seeds.
+
+T. Xia, F. De Sousa Ribeiro, R. R. Rasal, A. Kori, R. Mehta, B. Glocker, "Decoupled Classifier-Free Guidance for Counterfactual
+Diffusion Models", 2025, https://arxiv.org/abs/2506.14399.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from causalcf.batch import Batch
+from causalcf.errors import DataError
+from causalcf.guidance import ClassifierFree, Decoupled, Form, Guidance, Plain, PlusPlus, Projected
+from causalcf.image import Diffusion
+from causalcf.interventions import Do
+from causalcf.measures import COLUMNS, KINDS, Measured, concatenate, score_table
+from causalcf.metrics import image_distance
+from causalcf.progress import progress as show_progress
+from causalcf.query import Abduction, Counterfactual, abduct, counterfactual
+from causalcf.samplers import draw_interventions
+from causalcf.scm import SCM
+from causalcf.scoring import Rows, score_back, score_judged, score_truth
+from causalcf.solvers import FixedPoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+__all__ = ["KNOWN", "Reproduction", "reproduce"]
+
+_FORMS: tuple[Form, ...] = ("paper", "anchored", "nested")
+_COMPARED = ("delta_log_odds", "delta_error")  # by which rules are put side by side
+_EXTRA = 0.1  # CFG++ multiplies what a weight adds by about ten at the levels that are used here, see `PlusPlus`
+
+KNOWN = {  # study, do: what the paper reports, as summaries of it by others have it; its tables were not at hand
+    ("celebahq", "Smiling"): "DCFG: target +13.1, off target -1.5 points of AUROC",
+    ("mimic_cxr", "finding"): "DCFG: target +18.8, off target +0.6 points of AUROC; CFG about ten times as much off target",
+    ("embed", "circle_marker"): "DCFG: density about 0 points of AUROC",
+}
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What the experiments gave.
+
+    Attributes:
+        table: one row a number. Columns: `rule`, `weight`, `do` (`all` sets every attribute), `measure`, `attribute`, `role`
+            (`target`, `off target` or empty), `value`, its interval `low` to `high`, `floor`, `truth` (what true counterfactual
+            images give), `least` and `most` of single seeds, `unit`, `n` rows.
+        equal: the rules where they show what was asked equally well, see `at_equal_target`.
+        examples: some answers by rule and weight, for the picture.
+        settings: study, rows, seeds, weights, levels and how the model was made.
+    """
+
+    table: pd.DataFrame
+    equal: pd.DataFrame
+    examples: Mapping[tuple[str, float], Counterfactual]
+    settings: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Reproduction({self.settings['study']!r}, numbers={len(self.table)})"
+
+    def __str__(self) -> str:
+        """Where rules show what was asked equally well, in a table for a terminal."""
+        return str(self.equal.to_string(index=False, float_format=lambda number: f"{number:.3g}"))
+
+    def figure(self) -> Figure:
+        """On target against off target, and there and back by weight: a column of panels for every intervention."""
+        from causalcf.plot import reproduction_figure
+
+        return reproduction_figure(self.table)
+
+    def picture(self) -> Figure:
+        """The first rows under classifier-free and decoupled guidance, weight by weight."""
+        from causalcf.plot import ladder_figure
+
+        return ladder_figure(self.examples)
+
+    def save(self, directory: str | Path) -> dict[str, Path]:
+        """Write `numbers.csv`, `equal.csv`, `results.md`, `results.json`, `tradeoff.png` and `images.png` into a directory."""
+        from causalcf.plot import to_png
+
+        out = Path(directory)
+        out.mkdir(parents=True, exist_ok=True)
+        names = ("numbers.csv", "equal.csv", "results.md", "results.json", "tradeoff.png", "images.png")
+        paths = {name: out / name for name in names}
+        self.table.to_csv(paths["numbers.csv"], index=False)
+        self.equal.to_csv(paths["equal.csv"], index=False)
+        paths["results.md"].write_text(self.to_markdown(), encoding="utf-8")
+        paths["results.json"].write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        to_png(self.figure(), paths["tradeoff.png"])
+        to_png(self.picture(), paths["images.png"])
+        return paths
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it but the pictures as JSON data; what is not known is null."""
+        tables = {"numbers": self.table, "equal": self.equal}
+        return {
+            "settings": dict(self.settings),
+            **{name: some.astype(object).where(some.notna(), None).to_dict("records") for name, some in tables.items()},
+        }
+
+    def to_markdown(self) -> str:
+        """The tables, with what the paper reports beside."""
+        told, study = self.settings, self.settings["study"]
+        lines = [
+            f"# {study}: classifier-free against decoupled guidance",
+            "",
+            f"{told['rows']} held-out rows over seeds {', '.join(map(str, told['seeds']))}, {told['back']} of them there and "
+            f"back; {told['steps']} levels. A cell is the number with its 95 % interval. Off target is the mean over the "
+            "attributes that must stay, with its sign: above 0 they are easier to read than on the real image.",
+        ]
+        for label in dict.fromkeys(self.table["do"]):
+            lines += ["", f"## do({label})", ""]
+            if (study, label) in KNOWN:
+                lines += [f"The paper, on real images: {KNOWN[study, label]}.", ""]
+            lines += _markdown(_wide(self.table[self.table["do"] == label], str(label)))
+        if len(self.equal):
+            lines += ["", "## Where rules show what was asked equally well", ""]
+            lines += [
+                "`off target` and `back` are interpolated between weights at the same reading of what was asked, the most that "
+                "both reach; `ratio` is that of the rule to classifier-free guidance.",
+                "",
+                *_markdown(self.equal),
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def _cell(value: float, low: float = np.nan, high: float = np.nan) -> str:
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return text if not np.isfinite(low) else f"{text} [{low:.2g}, {high:.2g}]"
+
+
+def _markdown(table: pd.DataFrame) -> list[str]:
+    def words(entry: Any) -> str:
+        return entry if isinstance(entry, str) else _cell(float(entry))
+
+    head = [f"| {' | '.join(map(str, table.columns))} |", "|" + "---|" * len(table.columns)]
+    return [*head, *(f"| {' | '.join(map(words, row))} |" for row in table.itertuples(index=False))]
+
+
+def _wide(table: pd.DataFrame, label: str) -> pd.DataFrame:
+    """A row a rule and weight, a column a measure; attributes that must stay are put together by their mean."""
+    rows = []
+    for (rule, weight), some in table.groupby(["rule", "weight"], sort=False):
+        row: dict[str, Any] = {"rule": rule, "weight": f"{weight:g}"}
+        for one in some[some["role"] == "target"].itertuples(index=False):
+            if one.attribute == label or (label == "all" and one.measure in _COMPARED):
+                row[one.measure if one.attribute == label else f"{one.measure}, {one.attribute}"] = _cell(
+                    one.value, one.low, one.high
+                )
+        for measure, others in some[some["role"] == "off target"].groupby("measure", sort=False):
+            row[f"{measure}, off target"] = _cell(float(others["value"].mean()))
+        for one in some[some["role"] == ""].itertuples(index=False):
+            row[one.measure] = _cell(one.value, one.low, one.high)
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("–")
+
+
+# ------------------------------------------------------------------ the rules
+
+
+def _rules(
+    weights: Sequence[float], forms: Sequence[Form], adjusted: bool, parents: Sequence[str]
+) -> Iterator[tuple[str, float, Guidance, bool]]:
+    """Name, weight, rule, and whether it is asked of all attributes together alone."""
+    middle = sorted(weights, key=lambda weight: (abs(weight - 2), weight))[0]
+    for weight in weights:
+        yield "CFG", weight, ClassifierFree(weight), False
+        for form in forms:
+            yield f"DCFG {form}", weight, Decoupled(weight, form=form), False
+    if not adjusted:
+        return
+    for name, inner in (("CFG", ClassifierFree), ("DCFG nested", _nested)):
+        yield f"{name}, APG", middle, Projected(inner(middle)), False
+        yield f"{name}, CFG++", middle, PlusPlus(inner(1 + _EXTRA * (middle - 1))), False
+    top = max(weights)
+    for name in parents:
+        yield f"DCFG nested, {name} alone", top, Decoupled(1.0, form="nested", weights={name: top}), True
+
+
+def _nested(weight: float) -> Decoupled:
+    return Decoupled(weight, form="nested")
+
+
+def _neutral(rule: Guidance) -> bool:
+    """Whether it is the plain conditional at weight 1, so that it need not be asked."""
+    return not (isinstance(rule, Decoupled) and rule.form == "paper")
+
+
+# ------------------------------------------------------------------ the numbers
+
+
+def _log_odds(code: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the label with that code, (row,)."""
+    share = np.clip(scores[np.arange(len(code)), code.astype(int)], 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(share) - np.log1p(-share))
+
+
+def _shift(both: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log odds of the label that x* should show, minus those of the label that x shows: columns as of `auroc_gain`."""
+    after, before = np.split(both, 2, axis=1)
+    return _log_odds(after[:, 0], after[:, 1:]) - _log_odds(before[:, 0], before[:, 1:])
+
+
+def _numbers(rows: Rows, found: Sequence[Measured], scale: Mapping[str, float]) -> list[Measured]:
+    """Of what an audit measures, what the paper does, under its names."""
+    kept = []
+    for one in found:
+        role: Any = "" if not one.role else "off target" if one.role == "invariant" else "target"
+        if one.measure == "amplification.auroc":
+            kept.append(replace(one, measure="delta_auroc", role=role))
+            odds = _shift(one.value)
+            kept.append(
+                Measured(
+                    "delta_log_odds", odds, do=one.do, attribute=one.attribute, role=role, unit="log odds", better="zero",
+                    floor=0.0,
+                )
+            )  # fmt: skip
+        elif one.measure == "amplification" and not rows.graph.node(one.attribute).discrete:
+            spread = scale[one.attribute]
+            kept.append(
+                replace(one, measure="delta_error", value=one.value / spread, role=role, unit="standard deviation", ceiling=None)
+            )
+        elif one.measure == "effectiveness" and not rows.graph.node(one.attribute).discrete:
+            kept.append(replace(one, measure="error", role=role))
+        elif one.measure == "effectiveness" and role == "target":
+            kept.append(replace(one, measure="accuracy", role=role))
+        elif one.measure == "realism" and one.attribute == one.do.split(",")[0]:
+            kept.append(replace(one, attribute="", role=""))
+        elif one.measure in ("minimality", "true_error"):
+            kept.append(replace(one, attribute=""))
+        elif one.measure == "reversibility.1":
+            kept.append(replace(one, measure="reversibility", attribute=""))
+    return kept
+
+
+class _Bench:
+    """The rows of one seed, abducted once."""
+
+    def __init__(self, scm: SCM, batch: Batch, seed: int, again_rows: int, truth: Callable[[Counterfactual], Any] | None) -> None:
+        self.scm, self.batch, self.seed, self.again, self.truth = scm, batch, seed, again_rows, truth
+        self.image = scm.graph.images[0]
+        self.rows = Rows(scm, batch, slice(0, len(batch)), scm.judges, {})
+        self.abduction: Abduction = abduct(scm, batch, seed=seed)
+        noise = {name: drawn[:again_rows] for name, drawn in self.abduction.noise.items()}
+        self.some = Abduction(scm, batch.rows(slice(0, again_rows)), noise, self.abduction.diagnostics.iloc[:again_rows])
+        single = draw_interventions(scm.graph, batch.frame, image=self.image, seed=seed)
+        self.dos: dict[str, Do] = {**single, "all": {name: do[name] for name, do in single.items()}}
+        numbers = [name for name in scm.graph.parents(self.image) if not scm.graph.node(name).discrete]
+        self.scale = {name: float(batch.frame[name].std()) for name in numbers}
+
+    def ask(self, rule: Guidance, label: str) -> tuple[Counterfactual, list[Measured]]:
+        """The answer to an intervention under a rule, and its numbers."""
+        scm, do = self.scm.configured(guidance=rule), self.dos[label]
+        answer = counterfactual(scm, self.abduction, do)
+        true = None if self.truth is None else self.truth(answer)
+        found = score_judged(self.rows, answer, label, true)
+        found += score_back(scm, self.rows, answer, label, [1], self.again, self.seed)
+        found += score_truth(self.rows, answer, label, true)
+        some = self.some.factual
+        still = counterfactual(scm, self.some, {name: some.frame[name].to_numpy() for name in do}).images[self.image]
+        moved = image_distance(still, some.images[self.image])
+        numbers = _numbers(self.rows, found, self.scale)
+        return answer, [*numbers, Measured("composition", moved, do=label, unit="grey level", floor=0.0)]
+
+
+def _interpolated(line: pd.DataFrame, target: float, name: str) -> float:
+    """A column where the line crosses a reading of what was asked; the first crossing as weights rise."""
+    line = line.sort_values("weight")
+    for (_, a), (_, b) in zip(line.iloc[:-1].iterrows(), line.iloc[1:].iterrows(), strict=True):
+        low, high = sorted((a["target"], b["target"]))
+        if low <= target <= high and high > low:
+            share = (target - a["target"]) / (b["target"] - a["target"])
+            return float(a[name] + share * (b[name] - a[name]))
+    return float("nan")
+
+
+def at_equal_target(table: pd.DataFrame) -> pd.DataFrame:
+    """Rules against classifier-free guidance, where both show what was asked equally well.
+
+    `target` is the mean of the log odds (of a number: of the error, its sign turned) of the attributes that were asked for; it is
+    that of the highest weight at which the weaker of the two rules still gains. `off target` is the mean over the attributes that
+    must stay of how far the same moved, in absolute value.
+
+    Args:
+        table: of `Reproduction`.
+
+    Returns:
+        Columns `do`, `rule`, `target`, `off target`, `off target, CFG`, `ratio`, `back`, `back, CFG`, `back ratio`; where a rule
+        does not come near to the other's reading, none.
+    """
+    lines: dict[tuple[str, str], pd.DataFrame] = {}
+    for (label, rule), some in table[table["do"] != "all"].groupby(["do", "rule"], sort=False):
+        points = []
+        for weight, here in some.groupby("weight"):
+            mine = here[here["measure"].isin(_COMPARED)]
+            signed = mine["value"].where(mine["measure"] == "delta_log_odds", -mine["value"])
+            asked, rest = signed[(mine["attribute"] == label).to_numpy()], signed[(mine["role"] == "off target").to_numpy()]
+            back = here[here["measure"] == "reversibility"]["value"].iloc[0]
+            points.append({"weight": weight, "target": asked.mean(), "off target": rest.abs().mean(), "back": back})
+        lines[str(label), str(rule)] = pd.DataFrame(points)
+    found = []
+    for (label, rule), line in lines.items():
+        base = lines.get((label, "CFG"))
+        if base is None or rule == "CFG" or len(line) < 2 or line["off target"].isna().all():
+            continue
+        target = min(float(line["target"].max()), float(base["target"].max()))
+        if target < max(float(line["target"].min()), float(base["target"].min())):
+            continue
+        row: dict[str, Any] = {"do": label, "rule": rule, "target": target}
+        for name, ratio in (("off target", "ratio"), ("back", "back ratio")):
+            mine, other = _interpolated(line, target, name), _interpolated(base, target, name)
+            row |= {name: mine, f"{name}, CFG": other, ratio: mine / other if other else float("nan")}
+        found.append(row)
+    columns = ["do", "rule", "target", "off target", "off target, CFG", "ratio", "back", "back, CFG", "back ratio"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def reproduce(
+    scm: SCM,
+    batch: Batch,
+    *,
+    weights: Sequence[float] = (1.0, 1.5, 2.0, 2.5, 3.0),
+    forms: Sequence[Form] = _FORMS,
+    adjusted: bool = True,
+    seeds: Sequence[int] = (0, 1, 2),
+    rows: int = 64,
+    again_rows: int = 32,
+    steps: int | None = None,
+    truth: Callable[[Counterfactual], Any] | None = None,
+    study: str | None = None,
+    progress: bool = False,
+) -> Reproduction:
+    """Ask every intervention under classifier-free and decoupled guidance at every weight, and measure what the paper measures.
+
+    Classifier-free guidance, and the decoupled one in its three forms; APG and CFG++ on top of both at the weight nearest to 2
+    (CFG++ at a tenth of what that adds to 1); one attribute set at a time, and all of them together, then also with a weight for
+    each attribute alone. Abduction and prediction take DDIM's levels as the paper does, the inversion solved (`FixedPoint`).
+
+    Args:
+        scm: fitted, with an image of a `Diffusion` mechanism and judges.
+        batch: held-out rows with images.
+        weights: of guidance; 1 is the plain conditional.
+        forms: of decoupled guidance.
+        adjusted: whether to ask under APG, CFG++ and single weights as well.
+        seeds: each asks rows of its own, as long as there are enough.
+        rows: a seed.
+        again_rows: of them go there and back.
+        steps: noise levels each way; the model's own unless told.
+        truth: from an answer to the true counterfactual images, where they are known.
+        study: by what name the paper's numbers are known; the graph's unless told.
+        progress: show how far it is.
+
+    Raises:
+        DataError: the model has no image under guidance or no judges, or there are no rows.
+    """
+    graph = scm.graph
+    if not graph.images or not isinstance(scm.mechanisms[graph.images[0]], Diffusion):
+        raise DataError(f"graph '{graph.name}' has no image with a Diffusion mechanism, so that there is no guidance to compare.")
+    parents = graph.parents(graph.images[0])
+    absent = [name for name in parents if name not in scm.judges]
+    if absent:
+        raise DataError(f"the model has no judge for {', '.join(absent)}. Fit them: scm.judges = causalcf.fit_judges(rows).")
+    if not weights or not seeds:
+        raise DataError("there is nothing to compare: give one weight and one seed or more.")
+    if len(batch) < 2:
+        raise DataError(f"{len(batch)} rows are too few to score. Give more.")
+    scm = scm.configured(solver=FixedPoint(), steps=steps)
+    weights = sorted({float(weight) for weight in weights})
+    rules = list(_rules(weights, forms, adjusted, parents))
+    asked = [(name, weight, rule, label) for name, weight, rule, alone in rules
+             for label in (["all"] if alone else [*parents, "all"])]  # fmt: skip
+    study = study or graph.name
+    shown = next((label for known, label in KNOWN if known == study and label in parents), parents[0])
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(batch))
+    evidence: dict[tuple[str, float, str], list[list[Measured]]] = {}
+    examples: dict[tuple[str, float], Counterfactual] = {}
+    total = 0
+    with show_progress(f"experiments on {graph.name}", len(seeds) * len(asked), show=progress) as advance:
+        done = 0
+        for number, seed in enumerate(seeds):
+            places = np.unique(np.take(order, range(number * rows, (number + 1) * rows), mode="wrap"))
+            bench = _Bench(scm, batch.rows(places).loaded(), seed, again_rows, truth)
+            total += len(places)
+            plain: dict[str, list[Measured]] = {}
+            for name, weight, rule, label in asked:
+                if weight == 1.0 and _neutral(rule) and label in plain:
+                    found = plain[label]
+                else:
+                    neutral = weight == 1.0 and _neutral(rule)
+                    answer, found = bench.ask(Plain() if neutral else rule, label)
+                    if neutral:
+                        plain[label] = found
+                    if seed == seeds[0] and label == shown and name in ("CFG", "DCFG nested"):
+                        examples["no guidance" if neutral else name, weight] = answer
+                evidence.setdefault((name, weight, label), []).append(found)
+                done += 1
+                advance(done, f"{name}, weight {weight:g}, do({label})")
+    table = _table(evidence, seeds)
+    made = (scm.manifest or {}).get("made", {})
+    settings = {
+        "study": study, "rows": total, "back": min(again_rows, rows, len(batch)) * len(seeds),
+        "seeds": list(seeds), "weights": list(weights), "steps": getattr(scm.mechanisms[graph.images[0]], "steps", None),
+        "model": made,
+    }  # fmt: skip
+    return Reproduction(table, at_equal_target(table), examples, settings)
+
+
+def _row(one: Measured) -> pd.DataFrame:
+    """Its number with interval; of a Frechet distance none, which would take longer than all the rest."""
+    if one.statistic != "frechet":
+        return score_table([one], seed=0)
+    plain = {name: getattr(one, name) for name in ("measure", "do", "attribute", "role", "unit", "better", "n")}
+    return pd.DataFrame([{**plain, **{kind: one.number(kind) for kind in KINDS}}], columns=COLUMNS)
+
+
+def _table(evidence: Mapping[tuple[str, float, str], list[list[Measured]]], seeds: Sequence[int]) -> pd.DataFrame:
+    """The evidence of all seeds as numbers; see `Reproduction.table`."""
+    parts = []
+    for (name, weight, _), found in evidence.items():
+        part = pd.concat([_row(one) for one in concatenate(found)], ignore_index=True)
+        single = np.array([[one.number() for one in some] for some in found])
+        parts.append(part.assign(rule=name, weight=weight, least=single.min(axis=0), most=single.max(axis=0)))
+    columns = ["rule", "weight", "do", *(name for name in COLUMNS if name not in ("do", "better", "ceiling")), "least", "most"]
+    return pd.concat(parts, ignore_index=True)[columns]

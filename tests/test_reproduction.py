@@ -1,0 +1,149 @@
+"""The paper's experiments: what is compared, where rules are compared, and what one command writes."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import causalcf as ccf
+from causalcf.cli import main
+from causalcf.graph import load_graph
+from causalcf.plot import ladder_figure, reproduction_figure
+from causalcf.reproduction import _log_odds, _rules, _shift, at_equal_target, reproduce
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return ccf.recipe("morphomnist").batch("test", 12, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def found(shipped, held_out):
+    """Two seeds of four digits, few levels."""
+    return reproduce(
+        shipped, held_out, weights=(1.0, 3.0), forms=("paper", "nested"), adjusted=False, seeds=(0, 1), rows=4, again_rows=2,
+        steps=4, truth=ccf.recipe("morphomnist").truth,
+    )  # fmt: skip
+
+
+def test_log_odds_are_those_of_the_label_that_should_be_seen():
+    scores = np.array([[0.8, 0.2], [0.25, 0.75]])
+    assert _log_odds(np.array([0.0, 0.0]), scores) == pytest.approx([np.log(4), -np.log(3)])
+    both = np.array([[1.0, 0.1, 0.9, 0.0, 0.5, 0.5]])  # asked for 1 and read as such; was 0, and nothing was to be seen
+    assert _shift(both) == pytest.approx([np.log(9)])
+
+
+def test_every_rule_of_the_paper_is_asked_and_the_adjusted_ones_at_the_weight_nearest_to_two():
+    rules = list(_rules([1.0, 1.5, 2.5], ("paper", "anchored", "nested"), True, ["a", "b"]))
+    plain = [(name, weight) for name, weight, _, alone in rules if not alone]
+    assert {name for name, weight in plain if weight == 2.5} == {"CFG", "DCFG paper", "DCFG anchored", "DCFG nested"}
+    assert {name: weight for name, weight in plain if "APG" in name or "CFG++" in name} == {
+        "CFG, APG": 1.5, "CFG, CFG++": 1.5, "DCFG nested, APG": 1.5, "DCFG nested, CFG++": 1.5,
+    }  # fmt: skip
+    alone = {name: rule.weights for name, _, rule, every in rules if every}
+    assert alone == {"DCFG nested, a alone": {"a": 2.5}, "DCFG nested, b alone": {"b": 2.5}}
+
+
+def numbers(rule, points):
+    """A table in which a weight has given readings."""
+    rows = []
+    for weight, target, off, back in points:
+        told = {"rule": rule, "weight": weight, "do": "a"}
+        rows.append({**told, "measure": "delta_log_odds", "attribute": "a", "role": "target", "value": target})
+        rows.append({**told, "measure": "delta_log_odds", "attribute": "b", "role": "off target", "value": off})
+        rows.append({**told, "measure": "delta_error", "attribute": "c", "role": "off target", "value": -off})
+        rows.append({**told, "measure": "delta_auroc", "attribute": "b", "role": "off target", "value": 99.0})
+        rows.append({**told, "measure": "reversibility", "attribute": "", "role": "", "value": back})
+    return rows
+
+
+def test_rules_are_compared_where_they_show_the_same():
+    cfg = numbers("CFG", [(1.0, 0.0, 0.0, 1.0), (2.0, 1.0, 2.0, 3.0), (3.0, 3.0, 4.0, 9.0)])
+    mine = numbers("DCFG nested", [(1.0, 0.0, 0.0, 1.0), (2.0, 0.5, 0.2, 1.5), (3.0, 2.0, -0.5, 2.0)])
+    row = at_equal_target(pd.DataFrame(cfg + mine)).iloc[0]
+    assert row["target"] == 2.0  # the weaker rule's best, which the other has half-way from weight 2 to 3
+    assert row["off target"] == pytest.approx(0.5)
+    assert row["off target, CFG"] == pytest.approx(3.0)
+    assert row["ratio"] == pytest.approx(0.5 / 3)
+    assert (row["back"], row["back, CFG"]) == pytest.approx((2.0, 6.0))
+
+
+def test_rules_that_never_show_the_same_are_not_compared():
+    cfg = numbers("CFG", [(1.0, 2.0, 0.0, 1.0), (2.0, 3.0, 2.0, 3.0)])
+    mine = numbers("DCFG paper", [(1.0, 0.0, 0.0, 1.0), (2.0, 1.0, 0.2, 1.5)])
+    assert at_equal_target(pd.DataFrame(cfg + mine)).empty
+
+
+def test_at_weight_one_the_rules_that_are_neutral_give_the_same_numbers(found):
+    table = found.table[found.table["weight"] == 1.0]
+    values = table.pivot_table(index=["do", "measure", "attribute"], columns="rule", values="value")
+    assert values["CFG"].equals(values["DCFG nested"])
+    assert not values["CFG"].equals(values["DCFG paper"])
+
+
+def test_a_rule_that_is_neutral_leaves_an_image_as_it_was_and_the_papers_form_does_not(found):
+    still = found.table[(found.table["measure"] == "composition") & (found.table["weight"] == 1.0)]
+    by_rule = still.groupby("rule")["value"].mean()
+    assert by_rule["DCFG nested"] < by_rule["DCFG paper"]
+
+
+def test_the_numbers_are_of_all_seeds_and_lie_between_those_of_each(found):
+    table = found.table
+    assert found.settings["rows"] == 8
+    assert found.settings["back"] == 4
+    means = table[table["measure"].isin(["delta_log_odds", "true_error"])]
+    assert (means["least"] <= means["value"] + 1e-9).all()
+    assert (means["most"] >= means["value"] - 1e-9).all()
+    assert (means["n"] == 8).all()
+    assert (table.loc[table["measure"] == "reversibility", "n"] == 4).all()
+    assert set(table.loc[table["do"] == "thickness", "role"]) == {"target", "off target", ""}
+    affected = table[(table["do"] == "thickness") & (table["attribute"] == "intensity")]
+    assert set(affected["role"]) == {"target"}  # it follows from what was set
+    assert "off target" not in set(table.loc[table["do"] == "all", "role"])
+    assert set(table.loc[table["measure"] == "true_error", "do"]) == {"thickness", "intensity"}  # of a digit none is known
+
+
+def test_the_figures_have_a_panel_for_every_intervention_and_a_row_for_every_rule(found):
+    assert len(reproduction_figure(found.table).axes) == 2 * 4
+    assert len(ladder_figure(found.examples).axes) == 4 * (1 + 3)
+    with pytest.raises(ccf.DataError, match="no answer to draw"):
+        ladder_figure({})
+
+
+def test_one_command_writes_tables_and_figures(tmp_path, capsys):
+    out = tmp_path / "r"
+    asked = ["--weight", "1", "--weight", "2", "--seed", "0", "--n", "2", "--again-rows", "2", "--levels", "2", "--json"]
+    assert main(["reproduce", "morphomnist", "--model", "morphomnist", "--out", str(out), *asked]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["settings"]["weights"] == [1.0, 2.0]
+    assert {row["rule"] for row in told["numbers"]} >= {"CFG", "DCFG paper", "DCFG anchored", "DCFG nested", "CFG, APG"}
+    assert {path.name for path in out.iterdir()} == set(told["files"])
+    text = (out / "results.md").read_text()
+    assert "## do(thickness)" in text
+    assert "| CFG | 2 |" in text
+    assert len(pd.read_csv(out / "numbers.csv")) == len(told["numbers"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["celebahq"], "where are the data of celebahq"),
+        (["embed", "--data", ".", "--model", "morphomnist"], "is a model of morphomnist, not of embed"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_told(tmp_path, capsys, asked, told):
+    assert main(["reproduce", *asked, "--out", str(tmp_path / "r")]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_compared_is_an_error(shipped, held_out):
+    graph = load_graph("sprinkler")
+    with pytest.raises(ccf.DataError, match="no image with a Diffusion mechanism"):
+        reproduce(ccf.SCM(graph), held_out)
+    with pytest.raises(ccf.DataError, match="one weight and one seed"):
+        reproduce(shipped, held_out, weights=())
+    bare = shipped.configured()
+    bare.judges = {}
+    with pytest.raises(ccf.DataError, match="no judge for thickness"):
+        reproduce(bare, held_out)
