@@ -190,7 +190,7 @@ def recipe_for(released: Released, *, small: bool = True) -> Recipe:
 
     training: dict[str, Any] = {"mirror": True} if graph.name.startswith("celeba") else {}  # a face may look either way
     if small:
-        training |= {"steps": 5000, "decorrelate": 0.6}
+        training |= {"steps": 2500, "decorrelate": 0.6}
     else:
         training |= {"batch_size": 128, "learning_rate": 1e-4, "ema_decay": 0.9999, "optimiser": "adamw"}
     return Recipe(

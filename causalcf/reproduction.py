@@ -44,7 +44,7 @@ from causalcf.progress import progress as show_progress
 from causalcf.query import Abduction, Counterfactual, abduct, counterfactual
 from causalcf.samplers import draw_interventions
 from causalcf.scm import SCM
-from causalcf.scoring import Rows, score_back, score_judged, score_truth
+from causalcf.scoring import AuditedRows, score_back, score_judged, score_truth
 from causalcf.solvers import FixedPoint
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _shift(both: NDArray[np.float64]) -> NDArray[np.float64]:
     return _log_odds(after[:, 0], after[:, 1:]) - _log_odds(before[:, 0], before[:, 1:])
 
 
-def _numbers(rows: Rows, found: Sequence[Measured], scale: Mapping[str, float]) -> list[Measured]:
+def _numbers(rows: AuditedRows, found: Sequence[Measured], scale: Mapping[str, float]) -> list[Measured]:
     """Of what an audit measures, what the paper does, under its names."""
     kept = []
     for one in found:
@@ -268,7 +268,7 @@ class _Bench:
     def __init__(self, scm: SCM, batch: Batch, seed: int, again_rows: int, truth: Callable[[Counterfactual], Any] | None) -> None:
         self.scm, self.batch, self.seed, self.again, self.truth = scm, batch, seed, again_rows, truth
         self.image = scm.graph.images[0]
-        self.rows = Rows(scm, batch, slice(0, len(batch)), scm.judges, {})
+        self.rows = AuditedRows(scm, batch, slice(0, len(batch)), scm.judges, {})
         self.abduction: Abduction = abduct(scm, batch, seed=seed)
         noise = {name: drawn[:again_rows] for name, drawn in self.abduction.noise.items()}
         self.some = Abduction(scm, batch.rows(slice(0, again_rows)), noise, self.abduction.diagnostics.iloc[:again_rows])

@@ -138,7 +138,7 @@ def _score_reading(
 # ------------------------------------------------------------------ the rows, and what they are compared with
 
 
-class Rows:
+class AuditedRows:
     """The whole batch, the part of it that this audit is about, and what is known of the real rows."""
 
     def __init__(self, scm: SCM, whole: Batch, part: slice, judges: Mapping[str, Any], distances: Mapping[str, Distance]) -> None:
@@ -257,7 +257,7 @@ class Rows:
 
 
 def _score_minimality(
-    rows: Rows, real: NDArray[np.float64], answer: Counterfactual, label: str, features: NDArray[np.float64],
+    rows: AuditedRows, real: NDArray[np.float64], answer: Counterfactual, label: str, features: NDArray[np.float64],
     true: NDArray[np.float64] | None,
 ) -> Measured:  # fmt: skip
     """Counterfactual latent divergence, log(.2 exp P(S_cf <= d) + .8 exp P(S_f >= d)), d the distance of x* from x in features.
@@ -290,7 +290,7 @@ def _role(answer: Counterfactual, name: str) -> Role:
     return "intervened" if name in answer.do else "affected" if name in answer.changed else "invariant"
 
 
-def score_judged(rows: Rows, answer: Counterfactual, label: str, true: Any) -> list[Measured]:
+def score_judged(rows: AuditedRows, answer: Counterfactual, label: str, true: Any) -> list[Measured]:
     """What the judges read off the counterfactuals under one intervention, and how real they look to them."""
     found: list[Measured] = []
     seen = answer.images[rows.image] if rows.image else answer.frame
@@ -320,8 +320,8 @@ def score_judged(rows: Rows, answer: Counterfactual, label: str, true: Any) -> l
 
 
 def _columns(
-    rows: Rows, measure: str, label: str, names: Sequence[str], found: pd.DataFrame, target: pd.DataFrame, other: pd.DataFrame,
-    answer: Counterfactual | None = None,
+    rows: AuditedRows, measure: str, label: str, names: Sequence[str], found: pd.DataFrame, target: pd.DataFrame,
+    other: pd.DataFrame, answer: Counterfactual | None = None,
 ) -> list[Measured]:  # fmt: skip
     """How far attributes are from what they should be: numbers in their unit, labels in points of rows that differ.
 
@@ -357,7 +357,7 @@ def _columns(
 
 
 def score_back(
-    scm: SCM, rows: Rows, answer: Counterfactual, label: str, cycles: Sequence[int], again_rows: int | None, seed: int
+    scm: SCM, rows: AuditedRows, answer: Counterfactual, label: str, cycles: Sequence[int], again_rows: int | None, seed: int
 ) -> list[Measured]:
     """There and back again, so many times."""
     some, found = rows.first(again_rows), list[Measured]()
@@ -379,7 +379,7 @@ def score_back(
     return rows.cut(found, again_rows)
 
 
-def score_truth(rows: Rows, answer: Counterfactual, label: str, true: Any) -> list[Measured]:
+def score_truth(rows: AuditedRows, answer: Counterfactual, label: str, true: Any) -> list[Measured]:
     """How far the counterfactuals are from the true ones, where those are known."""
     if true is None:
         return []
@@ -389,7 +389,7 @@ def score_truth(rows: Rows, answer: Counterfactual, label: str, true: Any) -> li
     return rows.apart("true_error", answer.images[rows.image], true, rows.batch.images[rows.image], do=label)
 
 
-def score_support(rows: Rows, answer: Counterfactual, label: str) -> tuple[Measured, NDArray[np.bool_]]:
+def score_support(rows: AuditedRows, answer: Counterfactual, label: str) -> tuple[Measured, NDArray[np.bool_]]:
     """The share of interventions that lead outside the data, and which: their nearest row is farther than a row's usually is."""
     real, limit = rows.alone
     outside = rows.nearest(answer.frame) > limit
@@ -403,7 +403,7 @@ def score_support(rows: Rows, answer: Counterfactual, label: str) -> tuple[Measu
 # ------------------------------------------------------------------ the model by itself
 
 
-def score_noise(scm: SCM, rows: Rows, abduction: Abduction) -> list[Measured]:
+def score_noise(scm: SCM, rows: AuditedRows, abduction: Abduction) -> list[Measured]:
     """Whether the abducted noise follows its prior, node by node, and is independent between nodes."""
     found: list[Measured] = []
     normal: dict[str, NDArray[np.float64]] = {}
@@ -435,7 +435,7 @@ def score_noise(scm: SCM, rows: Rows, abduction: Abduction) -> list[Measured]:
 
 
 def score_composition(
-    scm: SCM, rows: Rows, abduction: Abduction, rounds: Sequence[int], again_rows: int | None, seed: int
+    scm: SCM, rows: AuditedRows, abduction: Abduction, rounds: Sequence[int], again_rows: int | None, seed: int
 ) -> list[Measured]:
     """Abducted and predicted under no intervention, so many rounds in a row."""
     if rows.image is None:
@@ -466,7 +466,7 @@ def score_composition(
     return found
 
 
-def score_evaluations(rows: Rows, diagnostics: pd.DataFrame, label: str) -> list[Measured]:
+def score_evaluations(rows: AuditedRows, diagnostics: pd.DataFrame, label: str) -> list[Measured]:
     """Passes of the image's network: of abduction, or of prediction under an intervention."""
     column = f"{rows.image}.{'prediction_evaluations' if label else 'evaluations'}"
     if column not in diagnostics:

@@ -55,8 +55,8 @@ from causalcf.query import CHUNK, Abduction, Counterfactual, abduct, counterfact
 from causalcf.samplers import Sampler, draw_interventions
 from causalcf.scm import SCM
 from causalcf.scoring import (
+    AuditedRows,
     Distance,
-    Rows,
     score_back,
     score_composition,
     score_evaluations,
@@ -376,7 +376,7 @@ def audit(
     drawn = interventions or draw_interventions(scm.graph, batch.frame, image=image, seed=seed, sampler=sampler)
     asked = {label: resolve(scm.graph, do, batch.frame, seed=seed) for label, do in drawn.items()}
     check_conditions(fail_on, asked, scm.graph.order)
-    rows, measured, weighted = Rows(scm, batch, part, judges, distances or {}), list[Measured](), list[Measured]()
+    rows, measured, weighted = AuditedRows(scm, batch, part, judges, distances or {}), list[Measured](), list[Measured]()
     answers: dict[str, Counterfactual] = {}
     errors: dict[str, pd.Series] = {}
     outside: dict[str, NDArray[np.bool_]] = {}

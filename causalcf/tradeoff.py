@@ -22,7 +22,7 @@ from causalcf.guidance import Decoupled, Guidance
 from causalcf.image import Diffusion
 from causalcf.measures import COLUMNS, Measured, score_table
 from causalcf.query import Abduction, counterfactual
-from causalcf.scoring import Rows, score_back, score_judged
+from causalcf.scoring import AuditedRows, score_back, score_judged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def at_weight(rule: Guidance, weight: float) -> Decoupled:
 
 def score_weights(
     scm: SCM,
-    rows: Rows,
+    rows: AuditedRows,
     abduction: Abduction,
     do: Mapping[str, Any],
     label: str,

@@ -122,7 +122,7 @@ def minibatches(rows: int, size: int, seed: int, stream: str, weights: Tensor | 
         yield from torch.split(order[: rows - rows % size], size)
 
 
-class Rows(Protocol):
+class Samples(Protocol):
     """Training values, a row each: a tensor, or images on disk that become one when rows of them are asked for."""
 
     @property
@@ -131,7 +131,7 @@ class Rows(Protocol):
     def __getitem__(self, rows: Any) -> Tensor: ...
 
 
-def _ahead(value: Rows, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def _ahead(value: Samples, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """The places of every minibatch and its rows; those on disk are read while the minibatch before is trained on."""
     if isinstance(value, Tensor):
         yield from ((rows, value[rows]) for rows in batches)
@@ -431,7 +431,7 @@ class _ImageRun:
 def train_image(
     name: str,
     mechanism: Trainable,
-    value: Rows,
+    value: Samples,
     parents: Mapping[str, Tensor],
     *,
     plan: Training,

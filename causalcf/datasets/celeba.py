@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from causalcf.batch import Batch
-from causalcf.datasets.released import SPLITS, Released, Rows, find
+from causalcf.datasets.released import SPLITS, Filtered, Released, find
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 from causalcf.image_files import ImageFiles, read_image
@@ -70,7 +70,7 @@ def _partition(path: Path) -> pd.Series:
     return pd.Series([SPLITS[int(row[1])] for row in rows], index=[row[0] for row in rows])
 
 
-def _released(graph: CausalGraph, rows: Rows, path: Path, files: ImageFiles) -> Released:
+def _released(graph: CausalGraph, rows: Filtered, path: Path, files: ImageFiles) -> Released:
     absent = [name for name in graph.attributes if name not in rows.frame.columns]
     if absent:
         raise DataError(f"'{path}' has no label {', '.join(absent)}. Labels are: {', '.join(rows.frame.columns)}.")
@@ -102,7 +102,7 @@ def read_celeba(directory: str | Path, graph: CausalGraph | str = "celebahq", *,
     path, images = find(root, ["list_attr_celeba.txt"], _GET), find(root, ["img_align_celeba"], _GET)
     labels = _labels(path).rename_axis("file_name")
     labels["split"] = labels.index.map(_partition(find(root, ["list_eval_partition.txt"], _GET)))
-    rows = Rows(labels)
+    rows = Filtered(labels)
     rows.keep("no entry in the partition", rows.frame["split"].notna())
     read = partial(read_image, resize=True, edit=_middle)
     files = ImageFiles(images, rows.frame.index.to_numpy(), graph.node(graph.images[0]), read=read, jobs=jobs)
@@ -134,7 +134,7 @@ def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", 
     labels = _labels(path)
     names = pd.Series({f"{row[0]}.jpg": row[-1] for row in _lines(mapping)[1:]})
     labels["split"] = names.reindex(labels.index).map(partition)
-    rows = Rows(labels)
+    rows = Filtered(labels)
     rows.keep("no entry in the mapping to CelebA or in its partition", rows.frame["split"].notna())
     files = rows.frame.index.to_numpy()
     rows.frame = rows.frame.set_index(pd.Index([int(Path(name).stem) for name in files], name="image_id"))

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from causalcf.batch import Batch
-from causalcf.datasets.released import Released, Rows, find, open_table, split_by
+from causalcf.datasets.released import Filtered, Released, find, open_table, split_by
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 from causalcf.image_files import ImageFiles, read_image
@@ -99,7 +99,7 @@ def read_embed(directory: str | Path, graph: CausalGraph | str = "embed", *, job
         {"empi_anon": "patient", "acc_anon": "exam", "tissueden": "density", "GENDER_DESC": "gender", "age_at_study": "age"},
         _GET,
     ).drop_duplicates(["patient", "exam"])  # a line for every finding
-    rows = Rows(shots.merge(exams, on=["patient", "exam"], how="left"))
+    rows = Filtered(shots.merge(exams, on=["patient", "exam"], how="left"))
     rows.keep("no 2D image", rows.frame["kind"] == "2D")
     rows.keep("not of a woman", rows.frame["gender"] == "Female")
     rows.keep("density not 1 to 4", rows.frame["density"].isin(list(_DENSITIES)))

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from causalcf.batch import Batch
-from causalcf.datasets.released import SPLITS, Released, Rows, find, open_table, split_by
+from causalcf.datasets.released import SPLITS, Filtered, Released, find, open_table, split_by
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 from causalcf.image_files import ImageFiles, read_image
@@ -71,7 +71,7 @@ def _released(root: Path, graph: CausalGraph, jobs: int) -> Released:
         _table(root, "patients", _GET_IV, ("", "hosp/", "core/")), ["subject_id", "gender", "anchor_age", "anchor_year"], _GET_IV
     )
     table = shots.merge(labels, on=["subject_id", "study_id"], how="left").merge(patients, on="subject_id", how="left")
-    rows = Rows(table.assign(race=table["subject_id"].map(_race(root))))
+    rows = Filtered(table.assign(race=table["subject_id"].map(_race(root))))
     rows.keep("no patient in MIMIC-IV", rows.frame["gender"].isin(["M", "F"]))
     rows.keep("no race, several, or another than White, Asian and Black", rows.frame["race"].notna())
     rows.keep("no frontal view (AP, PA)", rows.frame["ViewPosition"].isin(["AP", "PA"]))

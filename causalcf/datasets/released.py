@@ -22,7 +22,7 @@ from causalcf.tables import read_table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Released", "Rows", "find", "open_table", "split_by"]
+__all__ = ["SPLITS", "Filtered", "Released", "find", "open_table", "split_by"]
 
 SPLITS = ("train", "valid", "test")
 _JUDGED = 0.2  # of the people of the training split, to train judges
@@ -69,7 +69,7 @@ class Released:
         return f"Released({self.batch.graph.name!r}, {', '.join(f'{key}={n}' for key, n in counts.items())})"
 
 
-class Rows:
+class Filtered:
     """A table on its way through filters, each of which is counted."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
