@@ -17,7 +17,7 @@ __all__ = ["demo"]
 
 _FACES = "celebahq_dependent"  # the shipped model of drawn faces
 _UNSEEN = 1  # added to the seed of the phantom: the model was fitted to that of seed 0
-_WEIGHTS = (1.0, 2.0, 3.0)
+_WEIGHTS = (1.0, 2.5)
 
 
 def demo(
@@ -25,7 +25,7 @@ def demo(
     study: Annotated[
         str, typer.Option(help="morphomnist, real digits; or celebahq, drawn faces under both kinds of guidance.")
     ] = "morphomnist",
-    n: Annotated[int | None, typer.Option(help="Held-out rows: 64 digits or 24 faces unless told.", min=2, max=1000)] = None,
+    n: Annotated[int | None, typer.Option(help="Held-out rows: 64 digits or 16 faces unless told.", min=2, max=1000)] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -38,7 +38,7 @@ def demo(
         rows = n or 64
         audit_model("morphomnist", rows, out, seed, as_json, asked={"again_rows": min(rows, 6)})
     elif study in ("celebahq", _FACES):
-        _faces(out, n or 24, seed, as_json)
+        _faces(out, n or 16, seed, as_json)
     else:
         raise DataError(f"there is no demo of '{study}'. Demos are: morphomnist, celebahq.")
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Judge", "NetworkJudge", "Ruler", "fit_judges", "judge_quality"]
 
 _SHIFTS = (0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)  # pixels down and right over which a network's reading is averaged
+_LARGE = 64  # pixels a side from which on a network halves its image at once
 
 Judge = Callable[["NDArray[np.uint8]"], "NDArray[Any]"]
 """images, uint8 (row, channel, height, width) -> one number or label a row."""
@@ -85,7 +86,8 @@ class NetworkJudge(nn.Module):
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in node.items()}
         self.node = Node(**fields)
         self.mean, self.scale = mean, scale
-        widths, strides = [shape[0], 32, 64, 64, 96, 96, 96], [1, 2, 1, 2, 1, 2]
+        large = min(shape[1:]) >= _LARGE
+        widths, strides = [shape[0], 32, 64, 64, 96, 96, 96], [2 if large else 1, 2, 1, 2, 1, 2]
         blocks: list[nn.Module] = []
         for (before, after), stride in zip(itertools.pairwise(widths), strides, strict=True):
             convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)

@@ -424,36 +424,37 @@ def reproduction_figure(table: pd.DataFrame) -> Figure:
     return page.figure
 
 
-def ladder_figure(examples: Mapping[tuple[str, float], Counterfactual], *, rows: int = 8) -> Figure:
-    """The same rows under one rule and weight after another, the factual images on top.
+def ladder_figure(examples: Mapping[str, Mapping[tuple[str, float], Counterfactual]], *, rows: int = 8) -> Figure:
+    """The same rows under one rule and weight after another, the factual images on top: a block an intervention.
 
     Args:
-        examples: answers to one intervention by rule and weight.
+        examples: by intervention, answers by rule and weight.
         rows: so many of each, from the first on.
     """
     if not examples:
         raise DataError("there is no answer to draw: examples is empty.")
-    answer = next(iter(examples.values()))
-    _, factual, _ = _pixels(answer, None)
+    _, factual, _ = _pixels(next(iter(next(iter(examples.values())).values())), None)
     count, (width, height), left = min(rows, len(factual)), _cell(factual, 0.84), 1.75
-    page = _Page(left + count * (width + _GAP) + 0.2, 0.6 + (1 + len(examples)) * (height + _GAP))
-    page.text(0.2, 0.24, f"do({', '.join(answer.do)})", 11, va="center", fontweight="bold")
-    lines = [("factual", factual)]
-    order = sorted(examples, key=lambda key: (key[1] != 1, key))
-    lines += [
-        (rule if weight == 1 else f"{rule}, {weight:g}", _pixels(examples[rule, weight], None)[2]) for rule, weight in order
-    ]
-    for place, (words, pixels) in enumerate(lines):
-        y = 0.48 + place * (height + _GAP)
-        page.text(left - 0.1, y + height / 2, words, 9, ha="right", va="center")
-        for column in range(count):
-            axes = page.axes(left + column * (width + _GAP), y, width, height)
-            axes.set_axis_off()
-            grey = pixels.shape[1] != 3
-            axes.imshow(
-                pixels[column, 0] if grey else pixels[column].transpose(1, 2, 0), cmap="gray" if grey else None, vmin=0, vmax=255,
-                aspect="auto",
-            )  # fmt: skip
+    lines = sum(1 + len(answers) for answers in examples.values())
+    page = _Page(left + count * (width + _GAP) + 0.2, 0.15 + 0.42 * len(examples) + lines * (height + _GAP))
+    y = 0.1
+    for label, answers in examples.items():
+        page.text(0.2, y + 0.17, f"do({label})", 11, va="center", fontweight="bold")
+        y += 0.4
+        order = sorted(answers, key=lambda key: (key[1] != 1, key))
+        shown = [("factual", factual)]
+        shown += [
+            (rule if weight == 1 else f"{rule}, {weight:g}", _pixels(answers[rule, weight], None)[2]) for rule, weight in order
+        ]
+        for words, pixels in shown:
+            page.text(left - 0.1, y + height / 2, words, 9, ha="right", va="center")
+            for column in range(count):
+                axes = page.axes(left + column * (width + _GAP), y, width, height)
+                axes.set_axis_off()
+                grey = pixels.shape[1] != 3
+                picture = pixels[column, 0] if grey else pixels[column].transpose(1, 2, 0)
+                axes.imshow(picture, cmap="gray" if grey else None, vmin=0, vmax=255, aspect="auto")
+            y += height + _GAP
     return page.figure
 
 

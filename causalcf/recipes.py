@@ -185,8 +185,8 @@ def recipe_for(released: Released, *, small: bool = True) -> Recipe:
     def scm() -> SCM:
         from causalcf.image import Diffusion
 
-        guidance = Decoupled(1.5, form="nested")
-        return SCM(graph, {graph.images[0]: Diffusion(**_network(graph, small), steps=20, guidance=guidance)})
+        guidance, solver = Decoupled(1.5, form="nested"), DPMSolverPP(draw_flat=0.0)
+        return SCM(graph, {graph.images[0]: Diffusion(**_network(graph, small), steps=25, solver=solver, guidance=guidance)})
 
     training: dict[str, Any] = {"mirror": True} if graph.name.startswith("celeba") else {}  # a face may look either way
     if small:

@@ -4,6 +4,8 @@
     delta_auroc            AUROC of the attribute's judge on x* minus on x, points; the paper's number            off target 0
     delta_log_odds         log odds that the judge gives the label that an image should show, on x* minus on x    off target 0
     delta_error            of a number: the judge's error on x* minus on x, standard deviations                   0
+    excess_log_odds,       the same, on x* minus on the true counterfactual, where it is known                    0
+    excess_error
     reversibility          there and back, grey levels                                                            0
     composition            x* under do(A := the value that A has) against x, grey levels: what the rule itself    0
                            does to an image that nothing was asked of
@@ -13,7 +15,9 @@
 
 An attribute is `target` if it is set or follows from what is set, `off target` if it must stay. A judge whose AUROC is 1 on real
 images hides what guidance overdoes; its log odds do not, and they are what `at_equal_target` compares rules by: where two rules
-show what was asked equally well, how far has each moved the rest?
+show what was asked equally well, how far has each moved the rest? Where attributes are dependent, a judge of one reads it off the
+others too: a woman with a beard reads as a man, also if nothing but the beard was drawn. So what is off target is compared with
+the judge's reading of the true counterfactual, if there is one.
 
 Every rule is asked from one abduction. Seeds ask other rows, each with interventions and noise of its own; the numbers are of all
 rows together, and `least` and `most` are those of single seeds.
@@ -55,6 +59,8 @@ __all__ = ["KNOWN", "Reproduction", "reproduce"]
 
 _FORMS: tuple[Form, ...] = ("paper", "anchored", "nested")
 _COMPARED = ("delta_log_odds", "delta_error")  # by which rules are put side by side
+_EXCESS = ("excess_log_odds", "excess_error")  # the same against the true counterfactuals
+_TOLERANCE = 1e-3  # of abduction by Euler's steps
 _EXTRA = 0.1  # CFG++ multiplies what a weight adds by about ten at the levels that are used here, see `PlusPlus`
 
 KNOWN = {  # study, do: what the paper reports, as summaries of it by others have it; its tables were not at hand
@@ -73,13 +79,13 @@ class Reproduction:
             (`target`, `off target` or empty), `value`, its interval `low` to `high`, `floor`, `truth` (what true counterfactual
             images give), `least` and `most` of single seeds, `unit`, `n` rows.
         equal: the rules where they show what was asked equally well, see `at_equal_target`.
-        examples: some answers by rule and weight, for the picture.
+        examples: answers by intervention, rule and weight, for the picture.
         settings: study, rows, seeds, weights, levels and how the model was made.
     """
 
     table: pd.DataFrame
     equal: pd.DataFrame
-    examples: Mapping[tuple[str, float], Counterfactual]
+    examples: Mapping[str, Mapping[tuple[str, float], Counterfactual]]
     settings: Mapping[str, Any]
 
     def __repr__(self) -> str:
@@ -218,39 +224,31 @@ def _neutral(rule: Guidance) -> bool:
 # ------------------------------------------------------------------ the numbers
 
 
-def _log_odds(code: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the label with that code, (row,)."""
-    share = np.clip(scores[np.arange(len(code)), code.astype(int)], 1e-6, 1 - 1e-6)
+def _log_odds(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the label that an image should show, (row,); columns are its code and the score of every label."""
+    share = np.clip(rows[np.arange(len(rows)), 1 + rows[:, 0].astype(int)], 1e-6, 1 - 1e-6)
     return np.asarray(np.log(share) - np.log1p(-share))
 
 
-def _shift(both: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log odds of the label that x* should show, minus those of the label that x shows: columns as of `auroc_gain`."""
-    after, before = np.split(both, 2, axis=1)
-    return _log_odds(after[:, 0], after[:, 1:]) - _log_odds(before[:, 0], before[:, 1:])
-
-
-def _numbers(rows: AuditedRows, found: Sequence[Measured], scale: Mapping[str, float]) -> list[Measured]:
-    """Of what an audit measures, what the paper does, under its names."""
+def _numbers(found: Sequence[Measured], scale: Mapping[str, float]) -> list[Measured]:
+    """Of what an audit measures, what the paper does, under its names; `scale` is the standard deviation of every number."""
     kept = []
     for one in found:
         role: Any = "" if not one.role else "off target" if one.role == "invariant" else "target"
+        about: dict[str, Any] = {"do": one.do, "attribute": one.attribute, "role": role, "floor": 0.0, "better": "zero"}
+        number = bool(one.attribute in scale)
         if one.measure == "amplification.auroc":
             kept.append(replace(one, measure="delta_auroc", role=role))
-            odds = _shift(one.value)
-            kept.append(
-                Measured(
-                    "delta_log_odds", odds, do=one.do, attribute=one.attribute, role=role, unit="log odds", better="zero",
-                    floor=0.0,
-                )
-            )  # fmt: skip
-        elif one.measure == "amplification" and not rows.graph.node(one.attribute).discrete:
-            spread = scale[one.attribute]
-            kept.append(
-                replace(one, measure="delta_error", value=one.value / spread, role=role, unit="standard deviation", ceiling=None)
-            )
-        elif one.measure == "effectiveness" and not rows.graph.node(one.attribute).discrete:
+        elif one.measure == "effectiveness.auroc":
+            read = _log_odds(one.value)
+            for name, other in (("delta_log_odds", one.floor), ("excess_log_odds", one.truth)):
+                if other is not None:
+                    kept.append(Measured(name, read - _log_odds(other), unit="log odds", **about))
+        elif one.measure == "effectiveness" and number:
             kept.append(replace(one, measure="error", role=role))
+            for name, other in (("delta_error", one.floor), ("excess_error", one.truth)):
+                if other is not None:
+                    kept.append(Measured(name, (one.value - other) / scale[one.attribute], unit="standard deviation", **about))
         elif one.measure == "effectiveness" and role == "target":
             kept.append(replace(one, measure="accuracy", role=role))
         elif one.measure == "realism" and one.attribute == one.do.split(",")[0]:
@@ -269,26 +267,36 @@ class _Bench:
         self.scm, self.batch, self.seed, self.again, self.truth = scm, batch, seed, again_rows, truth
         self.image = scm.graph.images[0]
         self.rows = AuditedRows(scm, batch, slice(0, len(batch)), scm.judges, {})
-        self.abduction: Abduction = abduct(scm, batch, seed=seed)
-        noise = {name: drawn[:again_rows] for name, drawn in self.abduction.noise.items()}
-        self.some = Abduction(scm, batch.rows(slice(0, again_rows)), noise, self.abduction.diagnostics.iloc[:again_rows])
+        self.abductions: dict[bool, Abduction] = {}  # by whether by Euler's steps
         single = draw_interventions(scm.graph, batch.frame, image=self.image, seed=seed)
         self.dos: dict[str, Do] = {**single, "all": {name: do[name] for name, do in single.items()}}
         numbers = [name for name in scm.graph.parents(self.image) if not scm.graph.node(name).discrete]
         self.scale = {name: float(batch.frame[name].std()) for name in numbers}
 
+    def _abducted(self, rule: Guidance) -> Abduction:
+        """The noise under the model's own solver, or one that the rule is defined for."""
+        mechanism: Any = self.scm.mechanisms[self.image]
+        euler = isinstance(rule, PlusPlus) and not mechanism.solver.euler
+        if euler not in self.abductions:
+            scm = self.scm.configured(solver=FixedPoint(tolerance=_TOLERANCE)) if euler else self.scm
+            self.abductions[euler] = abduct(scm, self.batch, seed=self.seed)
+        return self.abductions[euler]
+
     def ask(self, rule: Guidance, label: str) -> tuple[Counterfactual, list[Measured]]:
         """The answer to an intervention under a rule, and its numbers."""
-        scm, do = self.scm.configured(guidance=rule), self.dos[label]
-        answer = counterfactual(scm, self.abduction, do)
+        abduction, do = self._abducted(rule), self.dos[label]
+        scm = abduction.scm.configured(guidance=rule)
+        answer = counterfactual(scm, abduction, do)
         true = None if self.truth is None else self.truth(answer)
         found = score_judged(self.rows, answer, label, true)
         found += score_back(scm, self.rows, answer, label, [1], self.again, self.seed)
         found += score_truth(self.rows, answer, label, true)
-        some = self.some.factual
-        still = counterfactual(scm, self.some, {name: some.frame[name].to_numpy() for name in do}).images[self.image]
+        noise = {name: drawn[: self.again] for name, drawn in abduction.noise.items()}
+        some = self.batch.rows(slice(0, self.again))
+        again = Abduction(abduction.scm, some, noise, abduction.diagnostics.iloc[: self.again])
+        still = counterfactual(scm, again, {name: some.frame[name].to_numpy() for name in do}).images[self.image]
         moved = image_distance(still, some.images[self.image])
-        numbers = _numbers(self.rows, found, self.scale)
+        numbers = _numbers(found, self.scale)
         return answer, [*numbers, Measured("composition", moved, do=label, unit="grey level", floor=0.0)]
 
 
@@ -308,7 +316,8 @@ def at_equal_target(table: pd.DataFrame) -> pd.DataFrame:
 
     `target` is the mean of the log odds (of a number: of the error, its sign turned) of the attributes that were asked for; it is
     that of the highest weight at which the weaker of the two rules still gains. `off target` is the mean over the attributes that
-    must stay of how far the same moved, in absolute value.
+    must stay of how far the same is, on average, from what it is on the true counterfactuals, or where these are not known on the
+    real images, in absolute value.
 
     Args:
         table: of `Reproduction`.
@@ -323,7 +332,9 @@ def at_equal_target(table: pd.DataFrame) -> pd.DataFrame:
         for weight, here in some.groupby("weight"):
             mine = here[here["measure"].isin(_COMPARED)]
             signed = mine["value"].where(mine["measure"] == "delta_log_odds", -mine["value"])
-            asked, rest = signed[(mine["attribute"] == label).to_numpy()], signed[(mine["role"] == "off target").to_numpy()]
+            asked = signed[(mine["attribute"] == label).to_numpy()]
+            off = here[here["role"] == "off target"]
+            rest = off[off["measure"].isin(_EXCESS if off["measure"].isin(_EXCESS).any() else _COMPARED)]["value"]
             back = here[here["measure"] == "reversibility"]["value"].iloc[0]
             points.append({"weight": weight, "target": asked.mean(), "off target": rest.abs().mean(), "back": back})
         lines[str(label), str(rule)] = pd.DataFrame(points)
@@ -363,7 +374,8 @@ def reproduce(
 
     Classifier-free guidance, and the decoupled one in its three forms; APG and CFG++ on top of both at the weight nearest to 2
     (CFG++ at a tenth of what that adds to 1); one attribute set at a time, and all of them together, then also with a weight for
-    each attribute alone. Abduction and prediction take DDIM's levels as the paper does, the inversion solved (`FixedPoint`).
+    each attribute alone. Abduction and prediction are those of the model, but under CFG++, which is defined for Euler's steps:
+    there `FixedPoint`.
 
     Args:
         scm: fitted, with an image of a `Diffusion` mechanism and judges.
@@ -393,16 +405,15 @@ def reproduce(
         raise DataError("there is nothing to compare: give one weight and one seed or more.")
     if len(batch) < 2:
         raise DataError(f"{len(batch)} rows are too few to score. Give more.")
-    scm = scm.configured(solver=FixedPoint(), steps=steps)
+    scm = scm.configured(steps=steps)
     weights = sorted({float(weight) for weight in weights})
     rules = list(_rules(weights, forms, adjusted, parents))
     asked = [(name, weight, rule, label) for name, weight, rule, alone in rules
              for label in (["all"] if alone else [*parents, "all"])]  # fmt: skip
     study = study or graph.name
-    shown = next((label for known, label in KNOWN if known == study and label in parents), parents[0])
     order = np.random.Generator(np.random.Philox(0)).permutation(len(batch))
     evidence: dict[tuple[str, float, str], list[list[Measured]]] = {}
-    examples: dict[tuple[str, float], Counterfactual] = {}
+    examples: dict[str, dict[tuple[str, float], Counterfactual]] = {}
     total = 0
     with show_progress(f"experiments on {graph.name}", len(seeds) * len(asked), show=progress) as advance:
         done = 0
@@ -419,8 +430,8 @@ def reproduce(
                     answer, found = bench.ask(Plain() if neutral else rule, label)
                     if neutral:
                         plain[label] = found
-                    if seed == seeds[0] and label == shown and name in ("CFG", "DCFG nested"):
-                        examples["no guidance" if neutral else name, weight] = answer
+                    if seed == seeds[0] and label != "all" and name in ("CFG", "DCFG nested"):
+                        examples.setdefault(label, {})["no guidance" if neutral else name, weight] = answer
                 evidence.setdefault((name, weight, label), []).append(found)
                 done += 1
                 advance(done, f"{name}, weight {weight:g}, do({label})")

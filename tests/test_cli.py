@@ -28,6 +28,17 @@ def test_demo_writes_its_files_and_prints_a_table(tmp_path, capsys):
         assert str(tmp_path / "demo" / name) in printed
 
 
+def test_the_demo_of_faces_compares_two_kinds_of_guidance(tmp_path, capsys):
+    out = tmp_path / "faces"
+    assert main(["demo", "--study", "celebahq", "--n", "2", "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {row["rule"] for row in told["numbers"]} == {"CFG", "DCFG nested"}
+    assert told["settings"]["study"] == "celebahq_dependent"
+    assert (out / "images.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["demo", "--study", "brains"]) == 2
+    assert "Demos are: morphomnist, celebahq" in capsys.readouterr().err
+
+
 def test_graphs_lists_and_shows(capsys):
     assert main(["graphs"]) == 0
     assert "morphomnist:" in capsys.readouterr().out

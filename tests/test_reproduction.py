@@ -10,7 +10,7 @@ import causalcf as ccf
 from causalcf.cli import main
 from causalcf.graph import load_graph
 from causalcf.plot import ladder_figure, reproduction_figure
-from causalcf.reproduction import _log_odds, _rules, _shift, at_equal_target, reproduce
+from causalcf.reproduction import _log_odds, _rules, at_equal_target, reproduce
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,17 @@ def found(shipped, held_out):
 
 
 def test_log_odds_are_those_of_the_label_that_should_be_seen():
-    scores = np.array([[0.8, 0.2], [0.25, 0.75]])
-    assert _log_odds(np.array([0.0, 0.0]), scores) == pytest.approx([np.log(4), -np.log(3)])
-    both = np.array([[1.0, 0.1, 0.9, 0.0, 0.5, 0.5]])  # asked for 1 and read as such; was 0, and nothing was to be seen
-    assert _shift(both) == pytest.approx([np.log(9)])
+    rows = np.array([[0.0, 0.8, 0.2], [0.0, 0.25, 0.75], [1.0, 0.1, 0.9]])
+    assert _log_odds(rows) == pytest.approx([np.log(4), -np.log(3), np.log(9)])
+
+
+def test_what_is_off_target_is_compared_with_the_true_counterfactual_where_there_is_one(found):
+    table = found.table[found.table["role"] == "off target"]
+    assert set(table.loc[table["measure"].str.startswith("excess"), "do"]) == {"thickness", "intensity"}
+    one = table[(table["do"] == "intensity") & (table["rule"] == "CFG") & (table["attribute"] == "thickness")]
+    by_measure = one[one["weight"] == 1.0].set_index("measure")["value"]
+    assert by_measure["excess_error"] == pytest.approx(by_measure["delta_error"], abs=0.3)  # the truth reads as the real image
+    assert by_measure["excess_error"] != by_measure["delta_error"]
 
 
 def test_every_rule_of_the_paper_is_asked_and_the_adjusted_ones_at_the_weight_nearest_to_two():
@@ -67,6 +74,14 @@ def test_rules_are_compared_where_they_show_the_same():
     assert row["off target, CFG"] == pytest.approx(3.0)
     assert row["ratio"] == pytest.approx(0.5 / 3)
     assert (row["back"], row["back, CFG"]) == pytest.approx((2.0, 6.0))
+
+
+def test_off_target_counts_from_the_truth_if_it_is_known():
+    cfg = pd.DataFrame(numbers("CFG", [(1.0, 0.0, 0.0, 1.0), (2.0, 1.0, 2.0, 3.0)]))
+    mine = pd.DataFrame(numbers("DCFG nested", [(1.0, 0.0, 0.0, 1.0), (2.0, 1.0, 2.0, 3.0)]))
+    known = mine[mine["role"] == "off target"].assign(measure="excess_log_odds", value=0.25)
+    row = at_equal_target(pd.concat([cfg, mine, known])).iloc[0]
+    assert (row["off target"], row["off target, CFG"]) == (0.25, 2.0)
 
 
 def test_rules_that_never_show_the_same_are_not_compared():
@@ -106,7 +121,7 @@ def test_the_numbers_are_of_all_seeds_and_lie_between_those_of_each(found):
 
 def test_the_figures_have_a_panel_for_every_intervention_and_a_row_for_every_rule(found):
     assert len(reproduction_figure(found.table).axes) == 2 * 4
-    assert len(ladder_figure(found.examples).axes) == 4 * (1 + 3)
+    assert len(ladder_figure(found.examples).axes) == 3 * 4 * (1 + 3)
     with pytest.raises(ccf.DataError, match="no answer to draw"):
         ladder_figure({})
 
