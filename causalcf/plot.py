@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,31 @@ if TYPE_CHECKING:
 
     from causalcf.query import Counterfactual
 
-__all__ = ["counterfactual_figure", "ladder_figure", "panel_figure", "reproduction_figure", "to_png", "tradeoff_figure"]
+__all__ = [
+    "counterfactual_figure",
+    "ladder_figure",
+    "panel_figure",
+    "reproduction_figure",
+    "sheet_figure",
+    "to_png",
+    "tradeoff_figure",
+]
 
 _SHORT_UNITS = {"pixel": "px", "pixels": "px", "percent": "%", "year": "years"}
 
 # Figures: lengths in inches from the upper left corner
+
+
+@cache
+def _shown_figure() -> type[Figure]:
+    """matplotlib's figure, which shows itself in a notebook; by itself it does so only where pyplot was set up for it."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            return to_png(self)
+
+    return Shown
 
 
 @dataclass
@@ -39,9 +60,8 @@ class _Page:
 
     def __post_init__(self) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
 
-        self.figure: Figure = Figure(figsize=(self.width, self.height), facecolor="white")
+        self.figure: Figure = _shown_figure()(figsize=(self.width, self.height), facecolor="white")
         FigureCanvasAgg(self.figure)
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
@@ -433,26 +453,41 @@ def ladder_figure(examples: Mapping[str, Mapping[tuple[str, float], Counterfactu
     """
     if not examples:
         raise DataError("there is no answer to draw: examples is empty.")
-    _, factual, _ = _pixels(next(iter(next(iter(examples.values())).values())), None)
-    count, (width, height), left = min(rows, len(factual)), _cell(factual, 0.84), 1.75
-    lines = sum(1 + len(answers) for answers in examples.values())
-    page = _Page(left + count * (width + _GAP) + 0.2, 0.15 + 0.42 * len(examples) + lines * (height + _GAP))
-    y = 0.1
+    blocks: dict[str, dict[str, NDArray[np.uint8]]] = {}
     for label, answers in examples.items():
-        page.text(0.2, y + 0.17, f"do({label})", 11, va="center", fontweight="bold")
-        y += 0.4
+        _, factual, _ = _pixels(next(iter(answers.values())), None)
         order = sorted(answers, key=lambda key: (key[1] != 1, key))
-        shown = [("factual", factual)]
-        shown += [
-            (rule if weight == 1 else f"{rule}, {weight:g}", _pixels(answers[rule, weight], None)[2]) for rule, weight in order
-        ]
-        for words, pixels in shown:
+        after = {
+            rule if weight == 1 else f"{rule}, {weight:g}": _pixels(answers[rule, weight], None)[2] for rule, weight in order
+        }
+        blocks[f"do({label})"] = {"factual": factual, **after}
+    return sheet_figure(blocks, columns=rows)
+
+
+def sheet_figure(blocks: Mapping[str, Mapping[str, NDArray[np.uint8]]], *, columns: int = 8) -> Figure:
+    """A contact sheet: lines of images with words on the left, in blocks with a title.
+
+    Args:
+        blocks: by title, which may be empty, and by the words of a line its images, (row, channel, height, width).
+        columns: so many images of each line, from the first on.
+    """
+    lines = [pixels for block in blocks.values() for pixels in block.values()]
+    if not lines:
+        raise DataError("there is no image to draw.")
+    (width, height), left = _cell(lines[0], 0.84), 1.75
+    count = min(columns, max(map(len, lines)))
+    tall = sum(0.42 if title else 0.1 for title in blocks) + len(lines) * (height + _GAP)
+    page, y = _Page(left + count * (width + _GAP) + 0.2, 0.15 + tall), 0.1
+    for title, block in blocks.items():
+        page.text(0.2, y + 0.17, title, 11, va="center", fontweight="bold")
+        y += 0.4 if title else 0.08
+        for words, pixels in block.items():
             page.text(left - 0.1, y + height / 2, words, 9, ha="right", va="center")
-            for column in range(count):
+            grey = pixels.shape[1] != 3
+            for column, image in enumerate(pixels[:columns]):
                 axes = page.axes(left + column * (width + _GAP), y, width, height)
                 axes.set_axis_off()
-                grey = pixels.shape[1] != 3
-                picture = pixels[column, 0] if grey else pixels[column].transpose(1, 2, 0)
+                picture = image[0] if grey else image.transpose(1, 2, 0)
                 axes.imshow(picture, cmap="gray" if grey else None, vmin=0, vmax=255, aspect="auto")
             y += height + _GAP
     return page.figure

@@ -11,7 +11,7 @@ from causalcf.batch import Batch
 from causalcf.drawing import draw_graph
 from causalcf.errors import DataError, GraphError
 from causalcf.graph import CausalGraph, Node, load_graph
-from causalcf.plot import counterfactual_figure, panel_figure, to_png
+from causalcf.plot import counterfactual_figure, panel_figure, sheet_figure, to_png
 from causalcf.query import Counterfactual
 
 GRAPH = load_graph("morphomnist")
@@ -205,3 +205,12 @@ def test_figures_never_touch_pyplot_or_settings():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["False", "True"]
+
+
+def test_a_figure_shows_itself_in_a_notebook():
+    pixels = np.zeros((3, 1, 8, 8), dtype=np.uint8)
+    figure = sheet_figure({"": {"some": pixels, "others": pixels[:1]}}, columns=2)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert len(figure.axes) == 3
+    with pytest.raises(DataError, match="no image to draw"):
+        sheet_figure({})
