@@ -52,7 +52,7 @@ def _faces(out: Path, rows: int, seed: int, as_json: bool) -> None:
     scm, drawn = load(_FACES), phantom(_FACES, seed=seed + _UNSEEN)
     found = reproduce(
         scm, drawn.batch(rows), weights=_WEIGHTS, forms=("nested",), adjusted=False, seeds=[seed], rows=rows,
-        again_rows=min(rows, 8), truth=lambda answer: drawn.images(answer.frame), progress=not as_json,
+        again_rows=min(rows, 16), truth=lambda answer: drawn.images(answer.frame), progress=not as_json,
     )  # fmt: skip
     paths = {name: str(path) for name, path in found.save(out).items()}
     seconds = round(time.monotonic() - start, 1)

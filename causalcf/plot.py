@@ -376,58 +376,48 @@ _COMPARED = {"CFG": ("#8c1c13", "o", "-"), "DCFG paper": ("#2e8b57", "^", ":"), 
              "DCFG nested": ("#1f4e9c", "D", "-.")}  # fmt: skip
 
 
-def reproduction_figure(table: pd.DataFrame) -> Figure:
+def reproduction_figure(points: pd.DataFrame) -> Figure:
     """Rules of guidance against each other: what a weight shows of what was asked, moves elsewhere, and loses on the way back.
 
     Args:
-        table: of `causalcf.Reproduction`. A column of panels for every `do`: above, every weight is a point, the least and the
-            largest are written beside it; below, there and back by weight. Rules that are asked at one weight alone are crosses
-            and pluses of the colour of what they are on top of.
+        points: of `causalcf.reproduction.trade_off`. A column of panels for every `do`: above, every weight is a point, the least
+            and the largest are written beside it; below, there and back by weight. Rules that are asked at one weight alone are
+            crosses and pluses of the colour of what they are on top of.
     """
-    labels = list(dict.fromkeys(table["do"]))
+    labels = list(dict.fromkeys(points["do"]))
     width, height, left, top, gap = 2.6, 2.1, 0.8, 0.72, 0.62
     page = _Page(left + len(labels) * (width + gap), top + 2 * (height + gap) + 0.1)
-    signed = table["value"].where(table["measure"] != "delta_error", -table["value"])
-    moved = table.assign(value=signed)[table["measure"].isin(["delta_log_odds", "delta_error"])]
     for column, label in enumerate(labels):
-        page.text(left + column * (width + gap), 0.5, f"do({label})", 10, fontweight="bold")
-        upper = page.axes(left + column * (width + gap), top, width, height)
-        lower = page.axes(left + column * (width + gap), top + height + gap, width, height)
-        here, back = moved[moved["do"] == label], table[(table["do"] == label) & (table["measure"] == "reversibility")]
-        asked = here[(here["attribute"] == label) if label != "all" else (here["role"] == "target")]
-        target = asked.groupby(["rule", "weight"])["value"].mean()
-        rest = here[here["role"] == "off target"].assign(value=lambda f: f["value"].abs()).groupby(["rule", "weight"])["value"]
-        others = rest.mean()
-        for rule, (colour, marker, style) in _COMPARED.items():
-            kind: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": style, "markersize": 4.5, "linewidth": 1.1}
-            home = back[back["rule"] == rule].sort_values("weight")
-            ends = _whiskers(home, "value", "low", "high")
-            lower.errorbar(home["weight"], home["value"], ends, capsize=2, label=rule, **kind)
-            if rule in target and rule in others:
-                line = target[rule].sort_index()
-                upper.plot(line, others[rule].loc[line.index], label=rule, **kind)
-                for weight in (line.index[0], line.index[-1]):
-                    where = (line[weight], others[rule][weight])
-                    upper.annotate(f"{weight:g}", where, (3, 3), textcoords="offset points", fontsize=6, color=colour)
-            elif rule in target:
-                line = target[rule].sort_index()
-                upper.plot(line.index, line, label=rule, **kind)
-        for rule in back["rule"].unique():
-            name, _, on_top = rule.partition(", ")
-            if on_top in ("APG", "CFG++"):
-                single = back[back["rule"] == rule].iloc[0]
-                mark: dict[str, Any] = {
-                    "marker": "x" if on_top == "APG" else "+",
-                    "color": _COMPARED[name][0],
-                    "s": 34,
-                    "zorder": 5,
+        x = left + column * (width + gap)
+        page.text(x, 0.5, f"do({label})", 10, fontweight="bold")
+        upper, lower = page.axes(x, top, width, height), page.axes(x, top + height + gap, width, height)
+        here, several = points[points["do"] == label], label != "all"
+        for rule, line in here.groupby("rule", sort=False):
+            name, _, on_top = str(rule).partition(", ")
+            colour, marker, style = _COMPARED[name]
+            line = line.sort_values("weight")
+            places = (line["target"], line["off target"]) if several else (line["weight"], line["target"])
+            if not on_top:
+                kind: dict[str, Any] = {
+                    "color": colour,
+                    "marker": marker,
+                    "linestyle": style,
+                    "markersize": 4.5,
+                    "linewidth": 1.1,
                 }
-                lower.scatter([single["weight"]], [single["value"]], **mark)
-                if rule in others:
-                    upper.scatter([target[rule].iloc[0]], [others[rule].iloc[0]], **mark)
-        several = label != "all"
-        words = "reading of what was asked, x* minus x" if several else "weight of guidance"
-        upper.set_xlabel(words, fontsize=8)
+                lower.errorbar(
+                    line["weight"], line["back"], _whiskers(line, "back", "low", "high"), capsize=2, label=name, **kind
+                )
+                upper.plot(*places, **kind)
+                for end in (0, -1) if several else ():
+                    where = (places[0].iloc[end], places[1].iloc[end])
+                    words = f"{line['weight'].iloc[end]:g}"
+                    upper.annotate(words, where, (3, 3), textcoords="offset points", fontsize=6, color=colour)
+            elif on_top in ("APG", "CFG++"):
+                mark: dict[str, Any] = {"marker": "x" if on_top == "APG" else "+", "color": colour, "s": 34, "zorder": 5}
+                upper.scatter(*places, **mark)
+                lower.scatter(line["weight"], line["back"], **mark)
+        upper.set_xlabel("reading of what was asked, x* minus x" if several else "weight of guidance", fontsize=8)
         lower.set_xlabel("weight of guidance", fontsize=8)
         if not several:
             upper.set_ylabel("reading of what was asked", fontsize=8)
@@ -444,7 +434,7 @@ def reproduction_figure(table: pd.DataFrame) -> Figure:
     return page.figure
 
 
-def ladder_figure(examples: Mapping[str, Mapping[tuple[str, float], Counterfactual]], *, rows: int = 8) -> Figure:
+def ladder_figure(examples: Mapping[str, Mapping[tuple[str, float], Counterfactual]], *, rows: int = 6) -> Figure:
     """The same rows under one rule and weight after another, the factual images on top: a block an intervention.
 
     Args:

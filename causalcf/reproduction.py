@@ -99,7 +99,7 @@ class Reproduction:
         """On target against off target, and there and back by weight: a column of panels for every intervention."""
         from causalcf.plot import reproduction_figure
 
-        return reproduction_figure(self.table)
+        return reproduction_figure(trade_off(self.table))
 
     def picture(self) -> Figure:
         """The first rows under classifier-free and decoupled guidance, weight by weight."""
@@ -311,33 +311,45 @@ def _interpolated(line: pd.DataFrame, target: float, name: str) -> float:
     return float("nan")
 
 
-def at_equal_target(table: pd.DataFrame) -> pd.DataFrame:
-    """Rules against classifier-free guidance, where both show what was asked equally well.
-
-    `target` is the mean of the log odds (of a number: of the error, its sign turned) of the attributes that were asked for; it is
-    that of the highest weight at which the weaker of the two rules still gains. `off target` is the mean over the attributes that
-    must stay of how far the same is, on average, from what it is on the true counterfactuals, or where these are not known on the
-    real images, in absolute value.
+def trade_off(table: pd.DataFrame) -> pd.DataFrame:
+    """What a rule shows of what was asked, moves of the rest, and loses on the way back, a row an intervention, rule and weight.
 
     Args:
         table: of `Reproduction`.
 
     Returns:
-        Columns `do`, `rule`, `target`, `off target`, `off target, CFG`, `ratio`, `back`, `back, CFG`, `back ratio`; where a rule
-        does not come near to the other's reading, none.
+        Columns `do`, `rule`, `weight`; `target`, the mean of the log odds (of a number: of the error, its sign turned) of the
+        attribute that was set, or of all that follow under `all`; `off target`, the mean over the attributes that must stay of
+        how far the same is, on average, from what it is on the true counterfactuals, or where these are not known on the real
+        images, in absolute value; `back`, there and back, with the ends of its interval, `low` and `high`.
     """
-    lines: dict[tuple[str, str], pd.DataFrame] = {}
-    for (label, rule), some in table[table["do"] != "all"].groupby(["do", "rule"], sort=False):
-        points = []
-        for weight, here in some.groupby("weight"):
-            mine = here[here["measure"].isin(_COMPARED)]
-            signed = mine["value"].where(mine["measure"] == "delta_log_odds", -mine["value"])
-            asked = signed[(mine["attribute"] == label).to_numpy()]
-            off = here[here["role"] == "off target"]
-            rest = off[off["measure"].isin(_EXCESS if off["measure"].isin(_EXCESS).any() else _COMPARED)]["value"]
-            back = here[here["measure"] == "reversibility"]["value"].iloc[0]
-            points.append({"weight": weight, "target": asked.mean(), "off target": rest.abs().mean(), "back": back})
-        lines[str(label), str(rule)] = pd.DataFrame(points)
+    points = []
+    for (label, rule, weight), here in table.groupby(["do", "rule", "weight"], sort=False):
+        mine = here[here["measure"].isin(_COMPARED)]
+        signed = mine["value"].where(mine["measure"] == "delta_log_odds", -mine["value"])
+        asked = signed[((mine["role"] == "target") if label == "all" else (mine["attribute"] == label)).to_numpy()]
+        off = here[here["role"] == "off target"]
+        rest = off[off["measure"].isin(_EXCESS if off["measure"].isin(_EXCESS).any() else _COMPARED)]["value"]
+        back = here[here["measure"] == "reversibility"].iloc[0]
+        point = {"do": label, "rule": rule, "weight": weight, "target": asked.mean(), "off target": rest.abs().mean()}
+        points.append({**point, "back": back["value"], "low": back.get("low"), "high": back.get("high")})
+    return pd.DataFrame(points)
+
+
+def at_equal_target(points: pd.DataFrame) -> pd.DataFrame:
+    """Rules against classifier-free guidance, where both show what was asked equally well.
+
+    `target` is the reading at the highest weight at which the weaker of the two rules still gains; the rest is interpolated
+    between weights.
+
+    Args:
+        points: of `trade_off`.
+
+    Returns:
+        Columns `do`, `rule`, `target`, `off target`, `off target, CFG`, `ratio`, `back`, `back, CFG`, `back ratio`; where a rule
+        does not come near to the other's reading, no row.
+    """
+    lines = dict(list(points[points["do"] != "all"].groupby(["do", "rule"], sort=False)))
     found = []
     for (label, rule), line in lines.items():
         base = lines.get((label, "CFG"))
@@ -442,7 +454,7 @@ def reproduce(
         "seeds": list(seeds), "weights": list(weights), "steps": getattr(scm.mechanisms[graph.images[0]], "steps", None),
         "model": made,
     }  # fmt: skip
-    return Reproduction(table, at_equal_target(table), examples, settings)
+    return Reproduction(table, at_equal_target(trade_off(table)), examples, settings)
 
 
 def _row(one: Measured) -> pd.DataFrame:

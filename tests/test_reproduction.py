@@ -11,7 +11,7 @@ from causalcf.cli import main
 from causalcf.graph import load_graph
 from causalcf.metrics import image_distance
 from causalcf.plot import ladder_figure, reproduction_figure
-from causalcf.reproduction import _log_odds, _rules, at_equal_target, reproduce
+from causalcf.reproduction import _log_odds, _rules, at_equal_target, reproduce, trade_off
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def numbers(rule, points):
 def test_rules_are_compared_where_they_show_the_same():
     cfg = numbers("CFG", [(1.0, 0.0, 0.0, 1.0), (2.0, 1.0, 2.0, 3.0), (3.0, 3.0, 4.0, 9.0)])
     mine = numbers("DCFG nested", [(1.0, 0.0, 0.0, 1.0), (2.0, 0.5, 0.2, 1.5), (3.0, 2.0, -0.5, 2.0)])
-    row = at_equal_target(pd.DataFrame(cfg + mine)).iloc[0]
+    row = at_equal_target(trade_off(pd.DataFrame(cfg + mine))).iloc[0]
     assert row["target"] == 2.0  # the weaker rule's best, which the other has half-way from weight 2 to 3
     assert row["off target"] == pytest.approx(0.5)
     assert row["off target, CFG"] == pytest.approx(3.0)
@@ -81,14 +81,14 @@ def test_off_target_counts_from_the_truth_if_it_is_known():
     cfg = pd.DataFrame(numbers("CFG", [(1.0, 0.0, 0.0, 1.0), (2.0, 1.0, 2.0, 3.0)]))
     mine = pd.DataFrame(numbers("DCFG nested", [(1.0, 0.0, 0.0, 1.0), (2.0, 1.0, 2.0, 3.0)]))
     known = mine[mine["role"] == "off target"].assign(measure="excess_log_odds", value=0.25)
-    row = at_equal_target(pd.concat([cfg, mine, known])).iloc[0]
+    row = at_equal_target(trade_off(pd.concat([cfg, mine, known]))).iloc[0]
     assert (row["off target"], row["off target, CFG"]) == (0.25, 2.0)
 
 
 def test_rules_that_never_show_the_same_are_not_compared():
     cfg = numbers("CFG", [(1.0, 2.0, 0.0, 1.0), (2.0, 3.0, 2.0, 3.0)])
     mine = numbers("DCFG paper", [(1.0, 0.0, 0.0, 1.0), (2.0, 1.0, 0.2, 1.5)])
-    assert at_equal_target(pd.DataFrame(cfg + mine)).empty
+    assert at_equal_target(trade_off(pd.DataFrame(cfg + mine))).empty
 
 
 def test_at_weight_one_the_rules_that_are_neutral_give_the_same_numbers(found):
@@ -126,7 +126,7 @@ def test_the_numbers_are_of_all_seeds_and_lie_between_those_of_each(found):
 
 
 def test_the_figures_have_a_panel_for_every_intervention_and_a_row_for_every_rule(found):
-    assert len(reproduction_figure(found.table).axes) == 2 * 4
+    assert len(reproduction_figure(trade_off(found.table)).axes) == 2 * 4
     assert len(ladder_figure(found.examples).axes) == 3 * 4 * (1 + 3)
     with pytest.raises(ccf.DataError, match="no answer to draw"):
         ladder_figure({})
