@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Judge", "NetworkJudge", "Ruler", "fit_judges", "judge_quality"]
 
 _SHIFTS = (0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)  # pixels down and right over which a network's reading is averaged
+_FEWEST_STEPS = 250  # of a network's training, however few its images are
 _LARGE = 64  # pixels a side from which on a network halves its image at once
 
 Judge = Callable[["NDArray[np.uint8]"], "NDArray[Any]"]
@@ -168,7 +169,7 @@ def _fit(
         torch.manual_seed(seed)
         judge = NetworkJudge(node.to_dict(), tuple(pixels.shape[1:]), mean, scale)
         size = min(128, len(pixels))
-        steps = epochs * (len(pixels) // size)
+        steps = max(epochs * (len(pixels) // size), _FEWEST_STEPS)
         optimiser = torch.optim.AdamW(judge.parameters(), weight_decay=2e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
         judge.train()
@@ -208,7 +209,7 @@ def fit_judges(
         batch: rows that neither the model nor the counterfactuals to be judged have seen.
         rulers: by attribute, the quantity that a `Ruler` measures.
         image: which image node; the first unless told, and none if the batch has no images.
-        epochs: passes over the batch for every network.
+        epochs: passes over the batch for every network; more where the batch is small.
         deform: how far each image that a network sees in training is turned, slanted, stretched and bent; 0.1 is about six
             degrees. A few images then stand for more, but nothing that this changes, such as a size, can be judged.
         contrast: standard deviation of the logarithm of the factor by which each such image's pixels are multiplied.

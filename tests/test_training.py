@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import causalcf as ccf
 from causalcf.encoding import encode
 from causalcf.image import Diffusion
+from causalcf.judges import judge_quality
 from causalcf.seeds import step_generator
 from causalcf.trainer import _ImageRun, _Optimiser, minibatches, train_image
 
@@ -142,6 +143,14 @@ ccf.fit(scm, rows, training=plan, checkpoints=sys.argv[1] + ".checkpoints")
 if is_main_process():
     scm.save(sys.argv[1])
 """
+
+
+def test_a_judge_of_few_images_is_trained_long_enough_to_read():
+    drawn = ccf.phantom("celebahq", read_at=16).batch(140)
+    nodes = [ccf.Node("Young", "binary"), ccf.Node("image", "image", shape=(3, 16, 16), parents=["Young"])]
+    rows = ccf.Batch(ccf.CausalGraph("faces", nodes), drawn.frame[["Young"]], drawn.images)
+    judges = ccf.fit_judges(rows.rows(slice(0, 40)))
+    assert judge_quality(judges, rows.rows(slice(40, 140)))["Young"]["accuracy"] > 0.85
 
 
 def run(tmp_path, name, steps, *, launcher=(), wait=True):
