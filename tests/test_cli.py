@@ -50,7 +50,7 @@ def test_graphs_lists_and_shows(capsys):
     ("arguments", "words"),
     [
         (["graphs", "morphomnits"], "Did you mean 'morphomnist'"),
-        (["audit", "nowhere", "--out", "x"], "Shipped models are: morphomnist"),
+        (["audit", "nowhere", "--out", "x"], "Shipped models are: celebahq_dependent, morphomnist"),
         (["fit", "morphomnits", "--out", "x"], "Studies are: morphomnist"),
         (["audit", "morphomnist", "--guidance", "strong", "--out", "x"], "no guidance 'strong'"),
         (["audit", "morphomnist", "--solver", "euler", "--n", "2", "--out", "x"], "no solver 'euler'. Solvers are: FixedPoint"),
