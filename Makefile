@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 	$(BIN)/causalcf demo --out causalcf-demo
 
 test: $(VENV)/installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
