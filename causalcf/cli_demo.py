@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from causalcf.cli_audit import audit_model
 from causalcf.cli_options import Json, Out, Seed
+from causalcf.cli_reproduce import finish
 from causalcf.errors import DataError
 
 __all__ = ["demo"]
@@ -54,12 +54,4 @@ def _faces(out: Path, rows: int, seed: int, as_json: bool) -> None:
         scm, drawn.batch(rows), weights=_WEIGHTS, forms=("nested",), adjusted=False, seeds=[seed], rows=rows,
         again_rows=min(rows, 16), truth=lambda answer: drawn.images(answer.frame), progress=not as_json,
     )  # fmt: skip
-    paths = {name: str(path) for name, path in found.save(out).items()}
-    seconds = round(time.monotonic() - start, 1)
-    if as_json:
-        typer.echo(json.dumps({**found.to_dict(), "files": paths, "seconds": seconds}))
-        return
-    typer.echo(found)
-    for path in paths.values():
-        typer.echo(path)
-    typer.echo(f"{rows} rows in {seconds} s")
+    finish(found, out, as_json, start)

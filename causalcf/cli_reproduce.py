@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,10 @@ from causalcf.cli_fit import fit_study
 from causalcf.cli_options import Json, Out
 from causalcf.errors import DataError
 
-__all__ = ["reproduce"]
+if TYPE_CHECKING:
+    from causalcf.reproduction import Reproduction
+
+__all__ = ["finish", "reproduce"]
 
 
 def _truth(study: str, seed: int | None, side: int) -> Callable[[Any], Any] | None:
@@ -81,6 +84,11 @@ def reproduce(
     found = experiments(
         scm, held_out, rows=n, again_rows=again_rows, steps=levels, truth=truth, study=study, progress=not as_json, **asked_of
     )
+    finish(found, out, as_json, start)
+
+
+def finish(found: Reproduction, out: Path, as_json: bool, start: float) -> None:
+    """Write what the experiments gave, and print it; `start` is when they began, by the monotonic clock."""
     paths = {name: str(path) for name, path in found.save(out).items()}
     seconds = round(time.monotonic() - start, 1)
     if as_json:

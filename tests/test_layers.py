@@ -43,7 +43,8 @@ LAYERS = [
     {"report", "tuning", "reproduction", "scale", "comparing", "archive", "card"},
     {"cli_options"},
     {"cli_audit", "cli_data", "cli_fit"},
-    {"cli_demo", "cli_reproduce"},
+    {"cli_reproduce"},
+    {"cli_demo"},
     {"cli", "app"},
 ]
 
