@@ -57,7 +57,10 @@ def reproduce(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Repeat the experiments of the paper of decoupled guidance on a study: one command from the data to figures and tables."""
+    """Repeat the experiments of the paper of decoupled guidance on a study: one command from the data to figures and tables.
+
+    OUT has the results of the seeds that are through while others still run.
+    """
     from causalcf.datasets.readers import open_data
     from causalcf.recipes import recipe
     from causalcf.reproduction import reproduce as experiments
@@ -81,9 +84,14 @@ def reproduce(
         truth = _truth(study, phantom, side)
     asked_of: dict[str, Any] = {"weights": weights} if weights else {}
     asked_of |= {"seeds": seeds} if seeds else {}
+
+    def keep(so_far: Reproduction) -> None:
+        so_far.save(out)
+
     found = experiments(
-        scm, held_out, rows=n, again_rows=again_rows, steps=levels, truth=truth, study=study, progress=not as_json, **asked_of
-    )
+        scm, held_out, rows=n, again_rows=again_rows, steps=levels, truth=truth, study=study, progress=not as_json,
+        watch=keep, **asked_of,
+    )  # fmt: skip
     finish(found, out, as_json, start)
 
 

@@ -380,6 +380,7 @@ def reproduce(
     steps: int | None = None,
     truth: Callable[[Counterfactual], Any] | None = None,
     study: str | None = None,
+    watch: Callable[[Reproduction], None] | None = None,
     progress: bool = False,
 ) -> Reproduction:
     """Ask every intervention under classifier-free and decoupled guidance at every weight, and measure what the paper measures.
@@ -401,6 +402,7 @@ def reproduce(
         steps: noise levels each way; the model's own unless told.
         truth: from an answer to the true counterfactual images, where they are known.
         study: by what name the paper's numbers are known; the graph's unless told.
+        watch: called after every seed but the last, with what the seeds so far have given.
         progress: show how far it is.
 
     Raises:
@@ -422,39 +424,59 @@ def reproduce(
     rules = list(_rules(weights, forms, adjusted, parents))
     asked = [(name, weight, rule, label) for name, weight, rule, alone in rules
              for label in (["all"] if alone else [*parents, "all"])]  # fmt: skip
-    study = study or graph.name
+    held = _Held(scm, study or graph.name, weights, min(again_rows, rows, len(batch)))
     order = np.random.Generator(np.random.Philox(0)).permutation(len(batch))
-    evidence: dict[tuple[str, float, str], list[list[Measured]]] = {}
-    examples: dict[str, dict[tuple[str, float], Counterfactual]] = {}
-    total = 0
     with show_progress(f"experiments on {graph.name}", len(seeds) * len(asked), show=progress) as advance:
-        done = 0
         for number, seed in enumerate(seeds):
             places = np.unique(np.take(order, range(number * rows, (number + 1) * rows), mode="wrap"))
             bench = _Bench(scm, batch.rows(places).loaded(), seed, again_rows, truth)
-            total += len(places)
-            plain: dict[str, list[Measured]] = {}
-            for name, weight, rule, label in asked:
-                if weight == 1.0 and _neutral(rule) and label in plain:
-                    found = plain[label]
-                else:
-                    neutral = weight == 1.0 and _neutral(rule)
-                    answer, found = bench.ask(Plain() if neutral else rule, label)
-                    if neutral:
-                        plain[label] = found
-                    if seed == seeds[0] and label != "all" and name in ("CFG", "DCFG nested"):
-                        examples.setdefault(label, {})["no guidance" if neutral else name, weight] = answer
-                evidence.setdefault((name, weight, label), []).append(found)
-                done += 1
-                advance(done, f"{name}, weight {weight:g}, do({label})")
-    table = _table(evidence, seeds)
-    made = (scm.manifest or {}).get("made", {})
-    settings = {
-        "study": study, "rows": total, "back": min(again_rows, rows, len(batch)) * len(seeds),
-        "seeds": list(seeds), "weights": list(weights), "steps": getattr(scm.mechanisms[graph.images[0]], "steps", None),
-        "model": made,
-    }  # fmt: skip
-    return Reproduction(table, at_equal_target(trade_off(table)), examples, settings)
+            for place, (name, weight, rule, label) in enumerate(asked):
+                held.add(bench, name, weight, rule, label)
+                advance(number * len(asked) + place + 1, f"seed {seed}: {name}, weight {weight:g}, do({label})")
+            held.end(bench)
+            if watch is not None and number + 1 < len(seeds):
+                watch(held.result())
+    return held.result()
+
+
+class _Held:
+    """What the seeds so far have given."""
+
+    def __init__(self, scm: SCM, study: str, weights: Sequence[float], back: int) -> None:
+        self.scm, self.study, self.weights, self.back = scm, study, weights, back
+        self.evidence: dict[tuple[str, float, str], list[list[Measured]]] = {}
+        self.examples: dict[str, dict[tuple[str, float], Counterfactual]] = {}
+        self.seeds: list[int] = []
+        self.rows = 0
+        self.plain: dict[str, list[Measured]] = {}  # by intervention, of this seed
+
+    def add(self, bench: _Bench, name: str, weight: float, rule: Guidance, label: str) -> None:
+        """Ask one intervention under one rule, unless it is the plain conditional again."""
+        neutral = weight == 1.0 and _neutral(rule)
+        if neutral and label in self.plain:
+            found = self.plain[label]
+        else:
+            answer, found = bench.ask(Plain() if neutral else rule, label)
+            if neutral:
+                self.plain[label] = found
+            if not self.seeds and label != "all" and name in ("CFG", "DCFG nested"):
+                self.examples.setdefault(label, {})["no guidance" if neutral else name, weight] = answer
+        self.evidence.setdefault((name, weight, label), []).append(found)
+
+    def end(self, bench: _Bench) -> None:
+        """A seed is through."""
+        self.seeds.append(bench.seed)
+        self.rows += len(bench.batch)
+        self.plain = {}
+
+    def result(self) -> Reproduction:
+        table = _table(self.evidence)
+        mechanism: Any = self.scm.mechanisms[self.scm.graph.images[0]]
+        settings = {
+            "study": self.study, "rows": self.rows, "back": self.back * len(self.seeds), "seeds": list(self.seeds),
+            "weights": list(self.weights), "steps": mechanism.steps, "model": (self.scm.manifest or {}).get("made", {}),
+        }  # fmt: skip
+        return Reproduction(table, at_equal_target(trade_off(table)), self.examples, settings)
 
 
 def _row(one: Measured) -> pd.DataFrame:
@@ -465,7 +487,7 @@ def _row(one: Measured) -> pd.DataFrame:
     return pd.DataFrame([{**plain, **{kind: one.number(kind) for kind in KINDS}}], columns=COLUMNS)
 
 
-def _table(evidence: Mapping[tuple[str, float, str], list[list[Measured]]], seeds: Sequence[int]) -> pd.DataFrame:
+def _table(evidence: Mapping[tuple[str, float, str], list[list[Measured]]]) -> pd.DataFrame:
     """The evidence of all seeds as numbers; see `Reproduction.table`."""
     parts = []
     for (name, weight, _), found in evidence.items():

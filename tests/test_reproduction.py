@@ -20,11 +20,16 @@ def held_out():
 
 
 @pytest.fixture(scope="module")
-def found(shipped, held_out):
+def so_far():
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(shipped, held_out, so_far):
     """Two seeds of four digits, few levels."""
     return reproduce(
         shipped, held_out, weights=(1.0, 3.0), forms=("paper", "nested"), adjusted=False, seeds=(0, 1), rows=4, again_rows=2,
-        steps=4, truth=ccf.recipe("morphomnist").truth,
+        steps=4, truth=ccf.recipe("morphomnist").truth, watch=so_far.append,
     )  # fmt: skip
 
 
@@ -40,6 +45,15 @@ def test_what_is_off_target_is_compared_with_the_true_counterfactual_where_there
     by_measure = one[one["weight"] == 1.0].set_index("measure")["value"]
     assert by_measure["excess_error"] == pytest.approx(by_measure["delta_error"], abs=0.3)  # the truth reads as the real image
     assert by_measure["excess_error"] != by_measure["delta_error"]
+
+
+def test_what_is_known_after_a_seed_is_told_before_the_next(found, so_far):
+    (first,) = so_far
+    assert first.settings == found.settings | {"seeds": [0], "rows": 4, "back": 2}
+    both = first.table.merge(found.table, on=["rule", "weight", "do", "measure", "attribute"], suffixes=("", " of two"))
+    means = both[both["measure"].isin(["delta_log_odds", "true_error"])]
+    assert ((means["value"] >= means["least of two"] - 1e-9) & (means["value"] <= means["most of two"] + 1e-9)).all()
+    assert set(first.examples) == set(found.examples)
 
 
 def test_every_rule_of_the_paper_is_asked_and_the_adjusted_ones_at_the_weight_nearest_to_two():
