@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import causalcf as ccf
 from causalcf.encoding import decode_image, encode
 from causalcf.metrics import image_distance
+from causalcf.precision import rounding
 from causalcf.samplers import draw_interventions
 from causalcf.solvers import SOLVERS
 
@@ -148,8 +149,20 @@ def limits(scm: ccf.SCM, batch: ccf.Batch) -> dict[str, Any]:
             net(*inputs)
         each = counter.get_total_flops() / rows
         evaluations, peak = rows / best(lambda: net(*inputs)), 2 * 2048**3 / best(lambda: square @ square)
-        faster = rows / best(lambda: net(*inputs, rounded=True))
+        with rounding():
+            faster = rows / best(lambda: net(*inputs))
         peak_rounded = 2 * 2048**3 / best(lambda: rounded @ rounded)
+
+    def forth_and_back() -> None:
+        net(*inputs).square().mean().backward()
+
+    net.requires_grad_(True)
+    trained = best(forth_and_back)
+    with rounding():
+        trained_rounded = best(forth_and_back)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained_autocast = best(forth_and_back)
+    net.requires_grad_(False)
     counted: list[int] = []
     handle = net.unet.register_forward_hook(lambda module, given, output: counted.append(len(given[0])))
     label = next(name for name in scm.graph.parents("image") if scm.graph.node(name).discrete)
@@ -168,6 +181,9 @@ def limits(scm: ccf.SCM, batch: ccf.Batch) -> dict[str, Any]:
         "bfloat16_evaluations_per_second": round(faster, 1),
         "bfloat16_matrix_multiply_gigaflop_per_second": round(peak_rounded / 1e9, 1),
         "bfloat16_share_of_peak": round(faster * each / peak_rounded, 3),
+        "forth_and_back_seconds": round(trained, 3),
+        "forth_and_back_bfloat16_speedup": round(trained / trained_rounded, 2),
+        "forth_and_back_autocast_speedup": round(trained / trained_autocast, 2),
         "passes_of_ten_interventions": sum(counted),
         "naive_passes": naive,
         "share_of_naive": round(sum(counted) / naive, 3),

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from causalcf.errors import DataError
+from causalcf.precision import make_roundable
 
 __all__ = ["Autoencoder"]
 
@@ -63,6 +64,7 @@ class Autoencoder(nn.Module):
                 norm_num_groups=16,
                 mid_block_add_attention=False,
             )
+        make_roundable(self.network)
         self.register_buffer("mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("scale", torch.ones(latent_channels, 1, 1))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
@@ -23,25 +22,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-__all__ = ["AttributeSplitUNet", "has_bfloat16"]
+from causalcf.precision import make_roundable
 
-_rounded: ContextVar[bool] = ContextVar("rounded", default=False)
-
-
-def has_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware; without that it is slower than float32."""
-    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-class _Convolution(nn.Conv2d):
-    """A convolution whose factors can be rounded to bfloat16; what it gives is float32 either way."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not _rounded.get():
-            return super().forward(input)
-        bias = None if self.bias is None else self.bias.bfloat16()
-        return cast(Tensor, self._conv_forward(input.bfloat16(), self.weight.bfloat16(), bias).float())
+__all__ = ["AttributeSplitUNet"]
 
 
 class _NumberEmbedding(nn.Module):
@@ -112,9 +95,7 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             add_attention=attention,
         )
         self.unet.to(memory_format=torch.channels_last)
-        for module in self.unet.modules():  # the first and the last one, which see and give the image, stay exact
-            if type(module) is nn.Conv2d and module not in (self.unet.conv_in, self.unet.conv_out):
-                module.__class__ = _Convolution
+        make_roundable(self.unet)
 
     def embed(self, parents: Mapping[str, Tensor], shown: Tensor) -> Tensor:
         """The attribute-split embedding, (batch, width).
@@ -129,9 +110,7 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ]
         return torch.cat(blocks, dim=1)
 
-    def forward(
-        self, image: Tensor, time: Tensor, parents: Mapping[str, Tensor], shown: Tensor, *, rounded: bool = False
-    ) -> Tensor:
+    def forward(self, image: Tensor, time: Tensor, parents: Mapping[str, Tensor], shown: Tensor) -> Tensor:
         """The predicted noise, (batch, channel, height, width).
 
         Args:
@@ -139,14 +118,8 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             time: the training timestep of each row, (batch,).
             parents: a value a row for every parent, (batch,).
             shown: whether each parent is shown, (batch, parent), boolean.
-            rounded: multiply convolutions in bfloat16, with 8 significant bits instead of 24, which is faster where the machine
-                has instructions for it (`benchmarks/images.py --only limits`).
         """
         condition = self.embed(parents, shown) if self.names else None
         folded = nn.functional.pixel_unshuffle(image, self.patch).contiguous(memory_format=torch.channels_last)
-        before = _rounded.set(rounded)
-        try:
-            noise = self.unet(folded, time, class_labels=condition, return_dict=False)[0]
-        finally:
-            _rounded.reset(before)
+        noise = self.unet(folded, time, class_labels=condition, return_dict=False)[0]
         return nn.functional.pixel_shuffle(noise, self.patch).contiguous()

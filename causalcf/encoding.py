@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["EncodedFiles", "decode_column", "decode_image", "encode", "encode_column", "encode_image", "encode_rows"]
+
+_KEPT = 2**29  # bytes
 
 
 def encode_column(node: Node, column: Any) -> Tensor:
@@ -56,18 +59,33 @@ def encode_image(pixels: NDArray[np.uint8]) -> Tensor:
 class EncodedFiles:
     """Images on disk in model space: rows of them are read, and become a tensor, when they are asked for.
 
+    What was read once is kept, as bytes, if all of them together take no more than half a gibibyte.
+
     Args:
         files: the images.
     """
 
     def __init__(self, files: ImageFiles) -> None:
         self.files, self.shape = files, torch.Size(files.shape)
+        self._kept = np.empty(files.shape, dtype=np.uint8) if math.prod(files.shape) <= _KEPT else None
+        self._known = np.zeros(len(files), dtype=bool)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        return encode_image(self.files[rows if isinstance(rows, slice) else rows.numpy()])
+        return encode_image(self.read(rows))
+
+    def read(self, rows: Tensor | slice) -> NDArray[np.uint8]:
+        """Grey levels of some rows, (row, channel, height, width)."""
+        places = np.arange(len(self))[rows if isinstance(rows, slice) else rows.numpy()]
+        if self._kept is None:
+            return self.files[places]
+        unread = np.unique(places[~self._known[places]])
+        if len(unread):
+            self._kept[unread] = self.files[unread]
+            self._known[unread] = True
+        return self._kept[places]
 
 
 def encode_rows(pixels: NDArray[np.uint8] | ImageFiles) -> Tensor | EncodedFiles:

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from causalcf.attributes.base import describe_parents
 from causalcf.autoencoder import Autoencoder
-from causalcf.denoiser import AttributeSplitUNet, has_bfloat16
+from causalcf.denoiser import AttributeSplitUNet
 from causalcf.errors import AbductionError, DataError, NotFittedError, StoreError
 from causalcf.graph import Node
 from causalcf.guidance import Adjusted, Guidance, Noisy, Plain, PlusPlus, Shown, guidance_from_dict
 from causalcf.levels import Levels, Prediction, noise_from_output
-from causalcf.mechanism import Mechanism, Parents, Precision, tell
+from causalcf.mechanism import Mechanism, Parents, tell
+from causalcf.precision import Precision, has_bfloat16, rounding
 from causalcf.seeds import RowGenerator
 from causalcf.solvers import FixedPoint, Solver, solver_from_dict
 
@@ -254,16 +255,14 @@ class Diffusion(Mechanism):
 
     def _output(self, image: Tensor, timestep: int, parents: Parents, shown: Tensor) -> Tensor:
         """The network's output, in passes of such sizes that a row's is the same, bit for bit, in any company."""
-        rows = len(image)
+        network, rows = self._fitted(), len(image)
         padded = torch.arange(-(-rows // _MULTIPLE) * _MULTIPLE)
         padded[rows:] = 0
-        outputs = [
-            self._fitted()(
-                image[some], torch.full((len(some),), timestep), {name: value[some] for name, value in parents.items()},
-                shown[some], rounded=self.rounded,
-            )
-            for some in torch.split(padded, _PASS)
-        ]  # fmt: skip
+        with rounding(self.rounded):
+            outputs = []
+            for some in torch.split(padded, _PASS):
+                given = {name: value[some] for name, value in parents.items()}
+                outputs.append(network(image[some], torch.full((len(some),), timestep), given, shown[some]))
         return torch.cat(outputs)[:rows]
 
     def training_draws(self, value: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

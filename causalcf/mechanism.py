@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 
     from causalcf.graph import Node
     from causalcf.guidance import Guidance
+    from causalcf.precision import Precision
     from causalcf.seeds import RowGenerator
     from causalcf.solvers import Solver
 
-__all__ = ["Mechanism", "Parents", "Precision", "listening", "tell"]
+__all__ = ["Mechanism", "Parents", "listening", "tell"]
 
 Parents = Mapping[str, Tensor]
-Precision = Literal["auto", "float32", "bfloat16"]
-"""Of a network's multiplications; `auto` decides by the machine."""
 _heard: ContextVar[dict[str, Tensor] | None] = ContextVar("heard", default=None)
 
 

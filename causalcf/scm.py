@@ -25,7 +25,8 @@ from causalcf.errors import DataError, GraphError, NotFittedError
 from causalcf.graph import CausalGraph
 from causalcf.guidance import Guidance
 from causalcf.interventions import Do, Policy, resolve
-from causalcf.mechanism import Mechanism, Precision, listening
+from causalcf.mechanism import Mechanism, listening
+from causalcf.precision import Precision
 from causalcf.seeds import RowGenerator, row_keys
 
 if TYPE_CHECKING:

@@ -31,9 +31,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from causalcf.encoding import EncodedFiles, encode_image
 from causalcf.errors import CausalCFError, DataError, StoreError
 from causalcf.files import verify, write_directory
-from causalcf.mechanism import Precision
+from causalcf.precision import Precision, rounding
 from causalcf.progress import progress as show_progress
 from causalcf.seeds import step_generator
 
@@ -58,8 +59,8 @@ class Training:
         learning_rate: at its highest.
         optimiser: `muon`, for the weights of layers with many channels, and AdamW for all else; or `adamw` for all.
         accumulate: parts in which a process takes its share of a batch, one after the other, to need less memory.
-        precision: of the network's passes; `auto` measures at the start and takes bfloat16 where it is much faster. Weights, loss
-            and optimiser are float32.
+        precision: of the products in convolutions, see `causalcf.precision`; `auto` measures at the start and takes bfloat16
+            where it is much faster. All else is float32.
         decorrelate: 0 takes rows as they come. Above it, rows whose attributes have an unusual noise given their own parents
             are drawn more often, with weight exp(decorrelate u^2 / 2), so that parents of the image which drive each other
             are seen apart as far as the data allow. What the image looks like given its parents stays the same; what
@@ -122,26 +123,21 @@ def minibatches(rows: int, size: int, seed: int, stream: str, weights: Tensor | 
         yield from torch.split(order[: rows - rows % size], size)
 
 
-class Samples(Protocol):
-    """Training values, a row each: a tensor, or images on disk that become one when rows of them are asked for."""
+def _ahead(value: Tensor | EncodedFiles, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The places of every minibatch and its rows; those on disk are read while the minibatch before is trained on.
 
-    @property
-    def shape(self) -> torch.Size: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: Any) -> Tensor: ...
-
-
-def _ahead(value: Samples, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The places of every minibatch and its rows; those on disk are read while the minibatch before is trained on."""
+    The reading thread calls nothing of torch: where a second thread has used OpenMP, the first one's teams no longer wait by
+    spinning, and training took half as long again.
+    """
     if isinstance(value, Tensor):
         yield from ((rows, value[rows]) for rows in batches)
         return
     with ThreadPoolExecutor(1) as reader:
         rows = next(batches)
-        coming = reader.submit(value.__getitem__, rows)
+        coming = reader.submit(value.read, rows)
         for later in batches:
-            here = rows, coming.result()
-            rows, coming = later, reader.submit(value.__getitem__, later)
+            here = rows, encode_image(coming.result())
+            rows, coming = later, reader.submit(value.read, later)
             yield here
 
 
@@ -279,7 +275,7 @@ class _ImageRun:
     def _loss(self, value: Tensor, parents: Mapping[str, Tensor], generator: Any, precision: str) -> Tensor:
         device = self.accelerator.device
         parents = {key: column.to(device) for key, column in parents.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with rounding(precision == "bfloat16"):
             loss = self.mechanism.loss(value.to(device), parents, generator=generator)
         return loss.float()
 
@@ -431,7 +427,7 @@ class _ImageRun:
 def train_image(
     name: str,
     mechanism: Trainable,
-    value: Samples,
+    value: Tensor | EncodedFiles,
     parents: Mapping[str, Tensor],
     *,
     plan: Training,

@@ -11,6 +11,7 @@ from PIL import Image
 import causalcf as ccf
 from causalcf.cli import main
 from causalcf.datasets.folder import read_folder, split_folder
+from causalcf.encoding import encode_image, encode_rows
 from causalcf.graph import Node
 from causalcf.image_files import read_image
 
@@ -118,6 +119,18 @@ def test_images_stay_on_disk_until_rows_of_them_are_asked_for(folder, digits, gr
     assert np.array_equal(batch.images["image"][1], digits.images["image"][1])
     with pytest.raises(ccf.DataError, match=r"there is no image '.*images/3\.png'"):
         _ = batch.images["image"][2:4]
+
+
+@pytest.mark.parametrize(("most", "read"), [(2**20, 6), (100, 11)])
+def test_training_reads_an_image_once_if_all_of_them_fit_into_memory(folder, digits, graph, monkeypatch, most, read):
+    monkeypatch.setattr("causalcf.encoding._KEPT", most)
+    files, asked = read_folder(folder, graph).images["image"], list[str]()
+    one = files._one
+    monkeypatch.setattr(files, "_one", lambda name: asked.append(name) or one(name))
+    rows = encode_rows(files)
+    for places in (torch.tensor([4, 0, 4]), slice(3, 6), torch.tensor([5, 4, 3, 2, 1])):
+        assert torch.equal(rows[places], encode_image(digits.images["image"])[places])
+    assert len(asked) == read
 
 
 def test_answers_and_training_are_the_same_from_disk_as_from_memory(folder, digits, graph, shipped):

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "causalcf"
 
 LAYERS = [
     {"errors"},
-    {"seeds", "progress", "files", "formats", "tables", "levels", "rulers"},
+    {"seeds", "progress", "files", "formats", "tables", "levels", "rulers", "precision"},
     {"graph", "mechanism", "guidance", "solvers", "metrics"},
     {"attributes.base", "image_files"},
     {

@@ -15,6 +15,7 @@ import causalcf as ccf
 from causalcf.encoding import encode
 from causalcf.image import Diffusion
 from causalcf.judges import judge_quality
+from causalcf.precision import rounding
 from causalcf.seeds import step_generator
 from causalcf.trainer import _ImageRun, _Optimiser, minibatches, train_image
 
@@ -288,6 +289,24 @@ def test_half_precision_is_taken_where_it_is_asked_for_and_auto_decides(rows):
     assert auto.manifest["made"]["images"]["image"]["precision"] in ("float32", "bfloat16")
     assert all(tensor.dtype == torch.float32 for tensor in weights(half).values() if tensor.is_floating_point())
     assert all(torch.isfinite(tensor).all() for tensor in weights(half).values())
+
+
+def test_rounded_products_lead_training_the_same_way(rows):
+    values = encode(rows)
+    parents = {name: values[name] for name in rows.graph.parents("image")}
+
+    def slopes(precision):
+        scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 32), steps=5)})
+        mechanism, nodes = scm.mechanisms["image"], [rows.graph.node(name) for name in parents]
+        mechanism.prepare(rows.graph.node("image"), nodes, values["image"], parents)
+        with rounding(precision == "bfloat16"):
+            mechanism.loss(values["image"], parents, generator=step_generator(0, "image", 0)).mean().backward()
+        return torch.cat([tensor.grad.flatten() for tensor in mechanism.parameters() if tensor.grad is not None])
+
+    exact, rounded = slopes("float32"), slopes("bfloat16")
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
 
 
 def test_the_log_has_the_loss_under_every_mask_and_forgets_what_a_resumed_run_does_again(rows, tmp_path):
