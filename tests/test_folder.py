@@ -1,6 +1,7 @@
 """A folder of images with a table is read as it is on disk, and every fault of it is told by name."""
 
 import json
+from threading import get_ident
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,10 @@ from PIL import Image
 import causalcf as ccf
 from causalcf.cli import main
 from causalcf.datasets.folder import read_folder, split_folder
-from causalcf.encoding import encode_image, encode_rows
+from causalcf.encoding import EncodedFiles, encode_image, encode_rows
 from causalcf.graph import Node
 from causalcf.image_files import read_image
+from causalcf.trainer import _ahead
 
 GREY, COLOUR = (Node("image", "image", shape=(channels, 32, 32)) for channels in (1, 3))
 
@@ -131,6 +133,17 @@ def test_training_reads_an_image_once_if_all_of_them_fit_into_memory(folder, dig
     for places in (torch.tensor([4, 0, 4]), slice(3, 6), torch.tensor([5, 4, 3, 2, 1])):
         assert torch.equal(rows[places], encode_image(digits.images["image"])[places])
     assert len(asked) == read
+
+
+def test_the_thread_that_reads_ahead_leaves_torch_alone(folder, graph, monkeypatch):
+    rows, readers, encoders = encode_rows(read_folder(folder, graph).images["image"]), set(), set()
+    read = EncodedFiles.read
+    monkeypatch.setattr(EncodedFiles, "read", lambda self, places: readers.add(get_ident()) or read(self, places))
+    monkeypatch.setattr("causalcf.trainer.encode_image", lambda pixels: encoders.add(get_ident()) or encode_image(pixels))
+    for places, some in _ahead(rows, iter([torch.tensor([0, 1]), torch.tensor([5, 2]), torch.tensor([3])])):
+        assert torch.equal(some, rows[places])
+    assert encoders == {get_ident()}
+    assert readers - encoders
 
 
 def test_answers_and_training_are_the_same_from_disk_as_from_memory(folder, digits, graph, shipped):
