@@ -1,0 +1,39 @@
+"""Run notebooks from top to bottom, each in an empty directory, store them as they ran, and print how long each took.
+
+python benchmarks/notebooks.py                  # all but those that need data which are not drawn
+python benchmarks/notebooks.py 04_guidance embed
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+NEEDS_DATA = {"nih_chest"}
+
+
+def main() -> None:
+    """Run those that are asked for."""
+    names = sorted({path.stem for path in NOTEBOOKS.glob("*.ipynb")} - NEEDS_DATA)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
+    for name in parser.parse_args().names or names:
+        path = NOTEBOOKS / f"{name}.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as empty:
+            NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": empty}}).execute()
+        for cell in notebook.cells:
+            cell["metadata"].pop("execution", None)  # when each cell began and ended, which differs every time
+        nbformat.write(notebook, path)
+        print(f"{name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
