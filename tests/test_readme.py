@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import causalcf as ccf
+
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
@@ -54,6 +56,14 @@ def test_the_example_of_a_study_runs(tmp_path, monkeypatch):
     exec(compile(code(4), "README.md", "exec"), names)
     assert (names["truth"]["finding"] == "Pleural Effusion").all()
     assert names["images"].shape == (12, 1, 192, 192)
+
+
+def test_the_graph_in_a_file_can_be_read(tmp_path):
+    (text,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "my_graph.toml").write_text(text, encoding="utf-8")
+    graph = ccf.load_graph(tmp_path / "my_graph.toml")
+    assert graph.node("density").states == ("A", "B", "C", "D")
+    assert graph.descendants("age") == {"density", "image"}
 
 
 def test_every_relative_link_leads_somewhere():
