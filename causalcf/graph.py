@@ -298,9 +298,9 @@ class CausalGraph:
         """Direct causes, in the order of declaration."""
         return tuple(self.node(name).parents)
 
-    def descendants(self, names: Iterable[str]) -> frozenset[str]:
-        """Everything that an intervention on `names` can reach, the intervened nodes included."""
-        found = dict.fromkeys(names)
+    def descendants(self, names: str | Iterable[str]) -> frozenset[str]:
+        """Everything that an intervention on `names`, one or several, can reach, the intervened nodes included."""
+        found = dict.fromkeys([names] if isinstance(names, str) else names)
         self.check(found)
         stack = list(found)
         while stack:

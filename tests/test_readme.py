@@ -63,7 +63,7 @@ def test_the_graph_in_a_file_can_be_read(tmp_path):
     (tmp_path / "my_graph.toml").write_text(text, encoding="utf-8")
     graph = ccf.load_graph(tmp_path / "my_graph.toml")
     assert graph.node("density").states == ("A", "B", "C", "D")
-    assert graph.descendants("age") == {"density", "image"}
+    assert graph.descendants("age") == {"age", "density", "image"}
 
 
 def test_every_relative_link_leads_somewhere():
