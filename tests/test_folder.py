@@ -139,7 +139,8 @@ def test_the_thread_that_reads_ahead_leaves_torch_alone(folder, graph, monkeypat
     rows, readers, encoders = encode_rows(read_folder(folder, graph).images["image"]), set(), set()
     read = EncodedFiles.read
     monkeypatch.setattr(EncodedFiles, "read", lambda self, places: readers.add(get_ident()) or read(self, places))
-    monkeypatch.setattr("causalcf.trainer.encode_image", lambda pixels: encoders.add(get_ident()) or encode_image(pixels))
+    for module in ("trainer", "encoding"):
+        monkeypatch.setattr(f"causalcf.{module}.encode_image", lambda pixels: encoders.add(get_ident()) or encode_image(pixels))
     for places, some in _ahead(rows, iter([torch.tensor([0, 1]), torch.tensor([5, 2]), torch.tensor([3])])):
         assert torch.equal(some, rows[places])
     assert encoders == {get_ident()}

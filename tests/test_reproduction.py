@@ -131,6 +131,8 @@ def test_the_numbers_are_of_all_seeds_and_lie_between_those_of_each(found):
     assert (means["least"] <= means["value"] + 1e-9).all()
     assert (means["most"] >= means["value"] - 1e-9).all()
     assert (means["n"] == 8).all()
+    apart = means[(means["measure"] == "true_error") & (means["do"] == "thickness")]
+    assert (apart["least"] < apart["most"]).all()  # under the plain conditional too, which is asked once a seed
     assert (table.loc[table["measure"] == "reversibility", "n"] == 4).all()
     assert set(table.loc[table["do"] == "thickness", "role"]) == {"target", "off target", ""}
     affected = table[(table["do"] == "thickness") & (table["attribute"] == "intensity")]

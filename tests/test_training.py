@@ -284,7 +284,8 @@ def test_half_precision_is_taken_where_it_is_asked_for_and_auto_decides(rows):
         scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
         return ccf.fit(scm, rows, training=ccf.Training(steps=3, batch_size=8, precision=precision))
 
-    half, auto = trained("bfloat16"), trained("auto")
+    half, auto, exact = trained("bfloat16"), trained("auto"), trained("float32")
+    assert any(not torch.equal(tensor, weights(exact)[name]) for name, tensor in weights(half).items())
     assert half.manifest["made"]["images"]["image"]["precision"] == "bfloat16"
     assert auto.manifest["made"]["images"]["image"]["precision"] in ("float32", "bfloat16")
     assert all(tensor.dtype == torch.float32 for tensor in weights(half).values() if tensor.is_floating_point())
