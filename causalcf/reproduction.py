@@ -43,7 +43,7 @@ from causalcf.guidance import ClassifierFree, Decoupled, Form, Guidance, Plain, 
 from causalcf.image import Diffusion
 from causalcf.interventions import Do
 from causalcf.measures import COLUMNS, KINDS, Measured, concatenate, score_table
-from causalcf.metrics import image_distance
+from causalcf.metrics import image_distance, resamples
 from causalcf.progress import progress as show_progress
 from causalcf.query import Abduction, Counterfactual, abduct, counterfactual
 from causalcf.samplers import draw_interventions
@@ -61,6 +61,7 @@ _FORMS: tuple[Form, ...] = ("paper", "anchored", "nested")
 _COMPARED = ("delta_log_odds", "delta_error")  # by which rules are put side by side
 _EXCESS = ("excess_log_odds", "excess_error")  # the same against the true counterfactuals
 _TOLERANCE = 1e-3  # of abduction by Euler's steps
+_SAMPLES = 500  # of the bootstrap of ratios
 _EXTRA = 0.1  # CFG++ multiplies what a weight adds by about ten at the levels that are used here, see `PlusPlus`
 
 KNOWN = {  # study, do: what the paper reports, as summaries of it by others have it; its tables were not at hand
@@ -150,9 +151,10 @@ class Reproduction:
             lines += ["", "## Where rules show what was asked equally well", ""]
             lines += [
                 "`off target` and `back` are interpolated between weights at the same reading of what was asked, the most that "
-                "both reach; `ratio` is that of the rule to classifier-free guidance.",
+                "both reach; `ratio` is that of the rule to classifier-free guidance, with its 95 % interval over rows. What no "
+                "guidance at all moves off target is the network's own error, below which no rule gets.",
                 "",
-                *_markdown(self.equal),
+                *_markdown(_with_intervals(self.equal)),
             ]
         return "\n".join(lines) + "\n"
 
@@ -170,6 +172,15 @@ def _markdown(table: pd.DataFrame) -> list[str]:
 
     head = [f"| {' | '.join(map(str, table.columns))} |", "|" + "---|" * len(table.columns)]
     return [*head, *(f"| {' | '.join(map(words, row))} |" for row in table.itertuples(index=False))]
+
+
+def _with_intervals(equal: pd.DataFrame) -> pd.DataFrame:
+    """Ratios and their intervals in one cell."""
+    told = equal.drop(columns=[name for name in equal if name.endswith((" low", " high"))])
+    for ratio in ("ratio", "back ratio"):
+        ends = zip(equal[ratio], equal[f"{ratio} low"], equal[f"{ratio} high"], strict=True)
+        told[ratio] = [_cell(*row) for row in ends]
+    return told
 
 
 def _wide(table: pd.DataFrame, label: str) -> pd.DataFrame:
@@ -300,15 +311,32 @@ class _Bench:
         return answer, [*numbers, Measured("composition", moved, do=label, unit="grey level", floor=0.0)]
 
 
-def _interpolated(line: pd.DataFrame, target: float, name: str) -> float:
-    """A column where the line crosses a reading of what was asked; the first crossing as weights rise."""
-    line = line.sort_values("weight")
-    for (_, a), (_, b) in zip(line.iloc[:-1].iterrows(), line.iloc[1:].iterrows(), strict=True):
-        low, high = sorted((a["target"], b["target"]))
-        if low <= target <= high and high > low:
-            share = (target - a["target"]) / (b["target"] - a["target"])
-            return float(a[name] + share * (b[name] - a[name]))
-    return float("nan")
+@dataclass(frozen=True)
+class _Line:
+    """What a rule shows of what was asked, moves of the rest and loses on the way back, by rising weight, (weight,)."""
+
+    target: NDArray[np.float64]
+    off: NDArray[np.float64]
+    back: NDArray[np.float64]
+
+    def at(self, target: float) -> tuple[float, float]:
+        """`off` and `back` where the line crosses a reading of what was asked; the first crossing as weights rise."""
+        for place in range(len(self.target) - 1):
+            start, step = self.target[place], self.target[place + 1] - self.target[place]
+            if step and 0 <= (share := (target - start) / step) <= 1:
+                off, back = (float(of[place] + share * (of[place + 1] - of[place])) for of in (self.off, self.back))
+                return off, back
+        return np.nan, np.nan
+
+
+def _compared(mine: _Line, other: _Line) -> dict[str, float] | None:
+    """Two rules where the weaker of them shows the most; None if the other never shows as little."""
+    target = float(min(mine.target.max(), other.target.max()))
+    if target < max(mine.target.min(), other.target.min()):
+        return None
+    (off, back), (other_off, other_back) = mine.at(target), other.at(target)
+    ratios = {"ratio": off / other_off if other_off else np.nan, "back ratio": back / other_back if other_back else np.nan}
+    return {"target": target, "off target": off, "off target, CFG": other_off, "back": back, "back, CFG": other_back, **ratios}
 
 
 def trade_off(table: pd.DataFrame) -> pd.DataFrame:
@@ -336,7 +364,17 @@ def trade_off(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(points)
 
 
-def at_equal_target(points: pd.DataFrame) -> pd.DataFrame:
+def _lines(points: pd.DataFrame) -> dict[tuple[str, str], _Line]:
+    """By intervention and rule."""
+    found = {}
+    for key, line in points[points["do"] != "all"].groupby(["do", "rule"], sort=False):
+        line = line.sort_values("weight")
+        if len(line) > 1 and line["off target"].notna().all():
+            found[key] = _Line(*(line[name].to_numpy(float) for name in ("target", "off target", "back")))
+    return found
+
+
+def at_equal_target(points: pd.DataFrame, again: Sequence[Mapping[tuple[str, str], _Line]] = ()) -> pd.DataFrame:
     """Rules against classifier-free guidance, where both show what was asked equally well.
 
     `target` is the reading at the highest weight at which the weaker of the two rules still gains; the rest is interpolated
@@ -344,27 +382,64 @@ def at_equal_target(points: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         points: of `trade_off`.
+        again: the same lines from bootstrap samples of the rows, for 95 % intervals of the ratios.
 
     Returns:
-        Columns `do`, `rule`, `target`, `off target`, `off target, CFG`, `ratio`, `back`, `back, CFG`, `back ratio`; where a rule
-        does not come near to the other's reading, no row.
+        Columns `do`, `rule`, `target`; `off target` of the rule, of classifier-free guidance, and of no guidance at all, which is
+        what the network itself moves; `ratio` of the first two, from `ratio low` to `ratio high`; the same of the way `back`.
+        Where a rule does not come near to the other's reading, no row.
     """
-    lines = dict(list(points[points["do"] != "all"].groupby(["do", "rule"], sort=False)))
+    lines = _lines(points)
+    plain = points[(points["weight"] == 1.0) & (points["rule"] == "CFG")].set_index("do")
     found = []
     for (label, rule), line in lines.items():
         base = lines.get((label, "CFG"))
-        if base is None or rule == "CFG" or len(line) < 2 or line["off target"].isna().all():
+        same = None if base is None or rule == "CFG" else _compared(line, base)
+        if same is None:
             continue
-        target = min(float(line["target"].max()), float(base["target"].max()))
-        if target < max(float(line["target"].min()), float(base["target"].min())):
-            continue
-        row: dict[str, Any] = {"do": label, "rule": rule, "target": target}
+        samples = [_compared(some[label, rule], some[label, "CFG"]) for some in again]
+        row: dict[str, Any] = {"do": label, "rule": rule, **same}
         for name, ratio in (("off target", "ratio"), ("back", "back ratio")):
-            mine, other = _interpolated(line, target, name), _interpolated(base, target, name)
-            row |= {name: mine, f"{name}, CFG": other, ratio: mine / other if other else float("nan")}
+            row[f"{name}, no guidance"] = plain[name].get(label, np.nan)
+            spread = [sample[ratio] for sample in samples if sample is not None and np.isfinite(sample[ratio])]
+            row[f"{ratio} low"], row[f"{ratio} high"] = np.percentile(spread, [2.5, 97.5]) if spread else (np.nan, np.nan)
         found.append(row)
-    columns = ["do", "rule", "target", "off target", "off target, CFG", "ratio", "back", "back, CFG", "back ratio"]
-    return pd.DataFrame(found, columns=columns)
+    names = [(name, f"{name}, CFG", f"{name}, no guidance", ratio, f"{ratio} low", f"{ratio} high")
+             for name, ratio in (("off target", "ratio"), ("back", "back ratio"))]  # fmt: skip
+    return pd.DataFrame(found, columns=["do", "rule", "target", *names[0], *names[1]])
+
+
+def _again(evidence: Mapping[tuple[str, float, str], list[list[Measured]]]) -> list[dict[tuple[str, str], _Line]]:
+    """The lines of `trade_off` from bootstrap samples of the rows, all rules from the same ones."""
+    readings: dict[tuple[str, str], list[tuple[float, _Line]]] = {}
+    samples: dict[int, NDArray[np.int64]] = {}
+
+    def means(one: Measured) -> NDArray[np.float64]:
+        if one.n not in samples:
+            samples[one.n] = resamples(one.n, seed=0, draws=_SAMPLES)
+        return np.asarray(samples[one.n] @ one.value[:, 0] / one.n)
+
+    for (rule, weight, label), parts in evidence.items():
+        if label == "all":
+            continue
+        found = concatenate(parts)
+        off = [one for one in found if str(one.role) == "off target"]
+        names = _EXCESS if any(one.measure in _EXCESS for one in off) else _COMPARED
+        rest = [np.abs(means(one)) for one in off if one.measure in names]
+        asked = next(one for one in found if one.measure in _COMPARED and one.attribute == label)
+        back = next(one for one in found if one.measure == "reversibility")
+        if rest:
+            sign = 1.0 if asked.measure == "delta_log_odds" else -1.0
+            line = _Line(sign * means(asked), np.mean(rest, axis=0), means(back))
+            readings.setdefault((label, rule), []).append((weight, line))
+    whole = {
+        key: [
+            np.stack([getattr(line, name) for _, line in sorted(some, key=lambda pair: pair[0])])
+            for name in ("target", "off", "back")
+        ]
+        for key, some in readings.items()
+    }
+    return [{key: _Line(*(numbers[:, sample] for numbers in some)) for key, some in whole.items()} for sample in range(_SAMPLES)]
 
 
 def reproduce(
@@ -476,7 +551,7 @@ class _Held:
             "study": self.study, "rows": self.rows, "back": self.back * len(self.seeds), "seeds": list(self.seeds),
             "weights": list(self.weights), "steps": mechanism.steps, "model": (self.scm.manifest or {}).get("made", {}),
         }  # fmt: skip
-        return Reproduction(table, at_equal_target(trade_off(table)), self.examples, settings)
+        return Reproduction(table, at_equal_target(trade_off(table), _again(self.evidence)), self.examples, settings)
 
 
 def _row(one: Measured) -> pd.DataFrame:

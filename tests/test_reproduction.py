@@ -1,6 +1,8 @@
 """The paper's experiments: what is compared, where rules are compared, and what one command writes."""
 
+import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +11,10 @@ import pytest
 import causalcf as ccf
 from causalcf.cli import main
 from causalcf.graph import load_graph
+from causalcf.measures import Measured
 from causalcf.metrics import image_distance
 from causalcf.plot import ladder_figure, reproduction_figure
-from causalcf.reproduction import _log_odds, _rules, at_equal_target, reproduce, trade_off
+from causalcf.reproduction import _again, _lines, _log_odds, _rules, _table, at_equal_target, reproduce, trade_off
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +187,46 @@ def test_a_model_that_cannot_be_compared_is_an_error(shipped, held_out):
     bare.judges = {}
     with pytest.raises(ccf.DataError, match="no judge for thickness"):
         reproduce(bare, held_out)
+
+
+def test_a_ratio_has_an_interval_around_it_and_what_no_guidance_moves_beside_it(found):
+    equal = found.equal.dropna(subset=["ratio", "ratio low"])
+    assert len(equal)
+    plain = equal["ratio"] == 1.0  # neither rule shows more than the plain conditional, where they are the same
+    assert (equal["ratio low"] < equal["ratio high"])[~plain].all()
+    assert (equal.loc[plain, "ratio low"] <= 1.0).all()
+    off = found.table[(found.table["rule"] == "CFG") & (found.table["weight"] == 1.0) & (found.table["role"] == "off target")]
+    for row in found.equal.to_dict("records"):
+        here = off[off["do"] == row["do"]]
+        excess = here[here["measure"].str.startswith("excess")]
+        rest = excess if len(excess) else here[here["measure"].isin(["delta_log_odds", "delta_error"])]
+        assert row["off target, no guidance"] == pytest.approx(rest["value"].abs().mean())
+
+
+def evidence(rule, weight, generator):
+    """Four rows of two seeds each, of a label that was set, two that must stay, and the way back."""
+
+    def measured(measure, attribute, role):
+        return replace(Measured(measure, generator.normal(size=4), do="a", attribute=attribute), role=role)
+
+    seeds = [
+        [
+            measured("delta_log_odds", "a", "target"), measured("delta_log_odds", "b", "off target"),
+            measured("excess_log_odds", "b", "off target"), measured("excess_error", "c", "off target"),
+            measured("reversibility", "", ""),
+        ]
+        for _ in range(2)
+    ]  # fmt: skip
+    return {(rule, weight, "a"): seeds}
+
+
+def test_a_sample_of_every_row_once_gives_the_numbers_of_the_table(monkeypatch):
+    monkeypatch.setattr("causalcf.reproduction.resamples", lambda rows, *, seed, draws: np.ones((draws, rows), dtype=np.int64))
+    generator, asked = np.random.default_rng(0), {}
+    for rule, weight in itertools.product(("CFG", "DCFG nested"), (3.0, 1.0)):
+        asked |= evidence(rule, weight, generator)
+    expected = _lines(trade_off(_table(asked)))
+    for key, line in _again(asked)[-1].items():
+        for name in ("target", "off", "back"):
+            assert getattr(line, name) == pytest.approx(getattr(expected[key], name))
+    assert set(expected) == {("a", "CFG"), ("a", "DCFG nested")}
