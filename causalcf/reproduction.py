@@ -152,7 +152,7 @@ class Reproduction:
             lines += [
                 "`off target` and `back` are interpolated between weights at the same reading of what was asked, the most that "
                 "both reach; `ratio` is that of the rule to classifier-free guidance, with its 95 % interval over rows. What no "
-                "guidance at all moves off target is the network's own error, below which no rule gets.",
+                "guidance at all moves off target is the network's own error.",
                 "",
                 *_markdown(_with_intervals(self.equal)),
             ]
