@@ -215,7 +215,7 @@ class CausalGraph:
         set_(self, "nodes", tuple(by_name.values()))
         set_(self, "_by_name", by_name)
         set_(self, "bidirected", self._checked_bidirected())
-        self.order  # noqa: B018  a cycle is an error here, not at first use
+        _ = self.order  # a cycle is an error here, not at first use
 
     def _checked_bidirected(self) -> tuple[tuple[str, str], ...]:
         pairs: dict[tuple[str, str], None] = {}
