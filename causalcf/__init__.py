@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from causalcf.datasets.morphomnist import MorphoMNIST
     from causalcf.datasets.nih_chest import read_nih_chest
     from causalcf.datasets.phantoms.studies import phantom
-    from causalcf.datasets.readers import read_study
+    from causalcf.datasets.readers import held_out, read_study
     from causalcf.effects import (
         Bounds,
         Effect,
@@ -114,7 +114,7 @@ _HOME = {
     "datasets.morphomnist": ("MorphoMNIST",),
     "datasets.nih_chest": ("read_nih_chest",),
     "datasets.phantoms.studies": ("phantom",),
-    "datasets.readers": ("read_study",),
+    "datasets.readers": ("held_out", "read_study"),
     "effects": (
         "Bounds",
         "Effect",

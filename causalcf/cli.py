@@ -9,22 +9,18 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
+from causalcf.cli_ask import counterfactual, effect, sample
 from causalcf.cli_audit import audit, card, compare, merge
 from causalcf.cli_data import data
 from causalcf.cli_demo import demo
 from causalcf.cli_fit import fit
-from causalcf.cli_options import Dos, Index, Json, Out, Seed, Table, TableOut
+from causalcf.cli_options import Index, Json, Out, Resize, Rows, Seed, Table, rows_of
 from causalcf.cli_reproduce import reproduce
 from causalcf.errors import AbductionError, CausalCFError, DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
 
 __all__ = ["app", "main"]
 
@@ -35,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (demo, fit, audit, reproduce, merge, compare, card):
+for _command in (demo, fit, audit, reproduce, merge, compare, card, sample, counterfactual, effect):
     app.command()(_command)
 app.add_typer(data, name="data", rich_help_panel=None)
 
@@ -54,7 +50,10 @@ def _bound(text: str) -> float | dict[str, float]:
 def tune(
     model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
     out: Out = Path("causalcf-tune"),
-    n: Annotated[int, typer.Option(help="Rows of the study's validation split.", min=2)] = 96,
+    n: Annotated[int, typer.Option(help="Rows of the validation split.", min=2)] = 96,
+    data: Rows = None,
+    index: Index = None,
+    resize: Resize = False,
     forms: Annotated[list[str] | None, typer.Option("--form", help="paper, anchored or nested; again for another.")] = None,
     weights: Annotated[list[float] | None, typer.Option("--weight", help="To try for an affected attribute; again.")] = None,
     rules: Annotated[
@@ -75,7 +74,6 @@ def tune(
 ) -> None:
     """Find the guidance weights that show best what was asked, within bounds on what else changes; store them in the model."""
     from causalcf.guidance import Form, parse_guidance
-    from causalcf.recipes import recipe
     from causalcf.store import load
     from causalcf.tuning import tune as find
 
@@ -85,7 +83,7 @@ def tune(
     chosen: dict[str, Any] = {"forms": cast(list[Form], forms)} if forms else {}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"others": [parse_guidance(rule) for rule in rules]} if rules else {}
-    batch = recipe(scm.graph.name).batch("valid", n, seed, 1)
+    batch = rows_of(scm, data, own="valid", split="valid", n=n, seed=seed, index=index, resize=resize).loaded()
     found = find(
         scm, batch, off_target=_bound(off_target), reversibility=_bound(reversibility), gain=gain, again_rows=again_rows,
         seed=seed, progress=not as_json, **chosen,
@@ -159,155 +157,6 @@ def check(
     typer.echo(json.dumps(found.to_dict()) if as_json else str(found))
     if not found.passed:
         raise typer.Exit(1)
-
-
-@app.command()
-def sample(
-    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
-    out: TableOut = None,
-    n: Annotated[int, typer.Option(help="Rows.", min=1)] = 1000,
-    do: Dos = None,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Draw attributes from a model, under an intervention or without."""
-    from causalcf.interventions import parse_do
-    from causalcf.store import load
-
-    scm = load(model)
-    scenarios = {text: parse_do(scm.graph, text) for text in do or []} or {"no intervention": {}}
-    batches = scm.sample(n, do=list(scenarios.values()), seed=seed, images=False)
-    _write_answers({text: batch.frame for text, batch in zip(scenarios, batches, strict=True)}, {}, out, as_json)
-
-
-@app.command()
-def counterfactual(
-    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
-    data: Table,
-    do: Dos = None,
-    out: TableOut = None,
-    index: Index = None,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """What the rows of a table would have been under an intervention; missing attributes are inferred."""
-    from causalcf.batch import Batch
-    from causalcf.interventions import parse_do
-    from causalcf.query import counterfactual as ask
-    from causalcf.store import load
-    from causalcf.tables import read_table
-
-    if not do:
-        raise DataError("what should be changed? Say it with --do, for example --do 'thickness+=1'.")
-    scm = load(model)
-    batch = Batch(scm.graph, read_table(data, index=index, graph=scm.graph), missing="infer")
-    scenarios = {text: parse_do(scm.graph, text) for text in do}
-    answers = ask(scm, batch, list(scenarios.values()), seed=seed, progress=not as_json)
-    frames = {text: answer.frame.assign(identified=answer.identified) for text, answer in zip(scenarios, answers, strict=True)}
-    why_not = {text: dict(answer.why_not) for text, answer in zip(scenarios, answers, strict=True) if answer.why_not}
-    _write_answers(frames, why_not, out, as_json, factual=batch.frame)
-
-
-def _write_answers(
-    frames: Mapping[str, pd.DataFrame], why_not: Mapping[str, Mapping[str, str]], out: Path | None, as_json: bool,
-    *, factual: pd.DataFrame | None = None,
-) -> None:  # fmt: skip
-    """One table, with a column `do` where there are several scenarios, and what changed in words."""
-    import pandas as pd
-
-    from causalcf.tables import write_table
-
-    if out is not None:
-        several = [frame.assign(do=text) if len(frames) > 1 else frame for text, frame in frames.items()]
-        write_table(pd.concat(several), out)
-    described = {text: _describe(frame, factual) for text, frame in frames.items()}
-    if as_json:
-        typer.echo(json.dumps({"out": str(out) if out else None, "columns": described, "why_not": why_not}))
-        return
-    for text, columns in described.items():
-        typer.echo(text)
-        for name, words in columns.items():
-            typer.echo(f"  {name}: {words}")
-        for name, reason in why_not.get(text, {}).items():
-            typer.echo(f"  not identified: {name}, {reason}")
-    if out is not None:
-        typer.echo(f"{out}: {sum(map(len, frames.values()))} rows")
-
-
-def _describe(frame: pd.DataFrame, factual: pd.DataFrame | None) -> dict[str, str]:
-    """What every column holds, in words, beside what it held before."""
-    import pandas as pd
-
-    words = {}
-    for name, column in frame.items():
-        before = factual[name] if factual is not None and name in factual else None
-        if before is not None and before.equals(column):
-            continue
-        if pd.api.types.is_float_dtype(column):
-            mean = "" if before is None else f" (was {before.mean():.4g})"
-            words[str(name)] = f"mean {column.mean():.4g}{mean}, standard deviation {column.std():.4g}"
-        elif column.nunique() <= 20:
-            shares = column.value_counts(normalize=True, sort=False).sort_index()
-            old = None if before is None else before.value_counts(normalize=True)
-            was = {label: "" if old is None else f" (was {old.get(label, 0.0):.1%})" for label in shares.index}
-            words[str(name)] = ", ".join(f"{label} {share:.1%}{was[label]}" for label, share in shares.items())
-    return words
-
-
-@app.command()
-def effect(
-    model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
-    treatment: Annotated[str, typer.Option(help="The node that is set.")],
-    outcome: Annotated[str, typer.Option(help="The node whose change is asked for.")],
-    treated: Annotated[str | None, typer.Option(help="The value it is set to.")] = None,
-    control: Annotated[str | None, typer.Option(help="The value that this is compared with.")] = None,
-    kind: Annotated[str, typer.Option(help="ate, cate, direct, indirect, pn, ps or pns.")] = "ate",
-    by: Annotated[str | None, typer.Option(help="Of cate: the column whose groups are compared.")] = None,
-    state: Annotated[str | None, typer.Option(help="Of a discrete outcome: the label whose probability is meant.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="A table: average over its rows instead of over draws.")] = None,
-    index: Index = None,
-    n: Annotated[int, typer.Option(help="Draws, where there is no table.", min=2)] = 10_000,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """An effect of one attribute on another, with its interval, what it assumes, and whether data and graph decide it."""
-    from causalcf import effects
-    from causalcf.batch import Batch
-    from causalcf.interventions import parse_do
-    from causalcf.store import load
-    from causalcf.tables import read_table
-
-    scm = load(model)
-
-    def typed(node: str, text: str | None) -> Any:
-        return None if text is None else parse_do(scm.graph, f"{node}={text}")[node]
-
-    between: dict[str, Any] = {"treated": typed(treatment, treated), "control": typed(treatment, control)}
-    batch = Batch(scm.graph, read_table(data, index=index, graph=scm.graph)) if data else None
-    common: dict[str, Any] = {"state": typed(outcome, state), "seed": seed}
-    found: dict[str, effects.Effect]
-    if kind == "cate":
-        if batch is None or by is None:
-            raise DataError("cate compares the groups of a table: give --data and --by.")
-        groups = effects.cate(scm, batch, treatment, outcome, by=by, **between, **common)
-        found = {f"{by} = {group}": value for group, value in groups.items()}
-    elif kind in (ask_pair := {"ate": effects.ate, "direct": effects.direct_effect, "indirect": effects.indirect_effect}):
-        found = {kind: ask_pair[kind](scm, treatment, outcome, batch=batch, n=n, **between, **common)}
-    elif kind in (
-        causation := {
-            "pn": effects.probability_of_necessity,
-            "ps": effects.probability_of_sufficiency,
-            "pns": effects.probability_of_necessity_and_sufficiency,
-        }
-    ):
-        found = {kind: causation[kind](scm, treatment, outcome, treated=between["treated"], batch=batch, n=n, **common)}
-    else:
-        raise DataError(f"there is no effect '{kind}'. Effects are: ate, cate, direct, indirect, pn, ps, pns.")
-    if as_json:
-        typer.echo(json.dumps({name: value.to_dict() for name, value in found.items()}))
-    else:
-        for name, answer in found.items():
-            typer.echo(f"{f'{name}: ' if kind == 'cate' else ''}{answer}\n  assumes: {answer.assumes}")
 
 
 @app.callback()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from causalcf.cli_options import Index, Json, Out, Rule, Seed, TableOut, read_guidance
+from causalcf.cli_options import Index, Json, Out, Resize, Rows, Rule, Seed, Split, TableOut, read_guidance, rows_of
 from causalcf.errors import DataError
 
 if TYPE_CHECKING:
@@ -88,30 +88,14 @@ def audit_model(
     """
     from causalcf import soundness
     from causalcf.archive import save_report
-    from causalcf.batch import Batch
-    from causalcf.datasets.readers import open_data
-    from causalcf.recipes import RECIPES, recipe
+    from causalcf.recipes import RECIPES
     from causalcf.solvers import solver_from_dict
     from causalcf.store import load
-    from causalcf.tables import read_table
 
     start = time.monotonic()
     scm = load(model)
-    if data is None:
-        if scm.graph.name not in RECIPES:
-            raise DataError(f"there are no held-out rows of '{scm.graph.name}' in causalcf. Give --data, a directory or a table.")
-        study = recipe(scm.graph.name)
-        batch, truth = study.batch("test", rows, 0, 1), study.truth
-    elif data.is_dir():
-        fitted: dict[str, Any] = (scm.manifest or {}).get("made", {}).get("data") or {}
-        released = open_data(  # dealt out as it was for fitting, so that no row that the model saw is audited
-            scm.graph, data, index=index or fitted.get("index"), person=fitted.get("person"),
-            resize=resize or bool(fitted.get("resize")),
-        )  # fmt: skip
-        part = split or ("test" if fitted.get("dealt") or not released.dealt else "all")
-        batch, truth = (released.batch if part == "all" else released.split(part)).rows(slice(0, rows)), None
-    else:
-        batch, truth = Batch(scm.graph, read_table(data, index=index, graph=scm.graph).iloc[:rows]), None
+    batch = rows_of(scm, data, split=split, n=rows, index=index, resize=resize)
+    truth = RECIPES[scm.graph.name].truth if data is None else None
     report = soundness.audit(
         scm,
         batch,
@@ -145,20 +129,10 @@ def audit(
     model: Annotated[str, typer.Argument(help="A shipped model by name, or a directory.")],
     out: Out = Path("causalcf-audit"),
     n: Annotated[int, typer.Option(help="Held-out rows, of the study or of --data.", min=2)] = 256,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Held-out rows: a folder with metadata.csv (file_name and the attributes) and images, or, for a model of "
-            "attributes, a table.",
-        ),
-    ] = None,
+    data: Rows = None,
     index: Index = None,
-    resize: Annotated[bool, typer.Option("--resize", help="Crop and scale images of another size.")] = False,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Of --data: test, valid, train or all; test unless told, and all where a folder has no splits."),
-    ] = None,
+    resize: Resize = False,
+    split: Split = None,
     guidance: Rule = None,
     steps: Annotated[
         str | None,

@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from causalcf.guidance import Guidance
+from causalcf.errors import DataError
 
-__all__ = ["Dos", "Index", "Json", "Out", "Rule", "Seed", "Table", "TableOut", "read_guidance"]
+if TYPE_CHECKING:
+    from causalcf.batch import Batch
+    from causalcf.guidance import Guidance
+    from causalcf.scm import SCM
+
+__all__ = [
+    "Dos",
+    "Index",
+    "Json",
+    "Out",
+    "Resize",
+    "Rows",
+    "Rule",
+    "Seed",
+    "Split",
+    "Table",
+    "TableOut",
+    "read_guidance",
+    "rows_of",
+]
 
 Out = Annotated[Path, typer.Option("--out", help="Directory to write to.")]
 Seed = Annotated[int, typer.Option(help="Everything random is a function of it.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Table = Annotated[Path, typer.Option("--data", help="A table: .csv, .tsv, .jsonl or .parquet.")]
+Rows = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="A folder with metadata.csv (file_name and the attributes) and images, a study's data as released, or, for a model "
+        "of attributes, a table; not needed by a study that has rows of its own.",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Of --data: test, valid, train or all; test unless told, and all where a folder has no splits."),
+]
+Resize = Annotated[bool, typer.Option("--resize", help="Crop and scale images of another size.")]
 Index = Annotated[
     str | None, typer.Option("--index", help="The column that names a row; Parquet's own index or the row number unless told.")
 ]
@@ -40,3 +71,43 @@ def read_guidance(text: str | None) -> Guidance | None:
     from causalcf.guidance import parse_guidance
 
     return None if text is None else parse_guidance(text)
+
+
+def rows_of(
+    scm: SCM,
+    data: Path | None,
+    *,
+    own: Literal["test", "valid"] = "test",
+    split: str | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    index: str | None = None,
+    resize: bool = False,
+    missing: Literal["refuse", "infer"] = "refuse",
+) -> Batch:
+    """The rows that --data, --split and --n name.
+
+    Args:
+        scm: which is asked about them.
+        data: a directory, a table, or None for the rows that the model's study has of its own.
+        own: the split of those.
+        split, index, resize: of a directory, see `causalcf.held_out`.
+        n: so many at most.
+        seed: of those that a study draws.
+        missing: what is done about missing attributes of a table.
+
+    Raises:
+        DataError: the study has no rows of its own, or as `causalcf.held_out`.
+    """
+    from causalcf.batch import Batch
+    from causalcf.datasets.readers import held_out
+    from causalcf.recipes import RECIPES
+    from causalcf.tables import read_table
+
+    if data is None:
+        if scm.graph.name not in RECIPES:
+            raise DataError(f"there are no held-out rows of '{scm.graph.name}' in causalcf. Give --data, a directory or a table.")
+        return RECIPES[scm.graph.name].batch(own, n or 64, seed, 1)
+    if data.is_dir():
+        return held_out(scm, data, split=split, index=index, resize=resize).rows(slice(0, n))
+    return Batch(scm.graph, read_table(data, index=index, graph=scm.graph).iloc[:n], missing=missing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -22,6 +23,7 @@ from causalcf.progress import progress as show_progress
 from causalcf.scm import SCM
 from causalcf.seeds import RowGenerator, row_keys
 from causalcf.solvers import Solver
+from causalcf.tables import write_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,6 +96,38 @@ class Counterfactual:
     def batch(self) -> Batch:
         """The counterfactual as a batch, to ask further questions of."""
         return Batch(self.factual.graph, self.frame, self.images)
+
+    def to_folder(self, directory: str | Path, *, image: str | None = None) -> Path:
+        """Write the images as PNG files, `00000.png` and so on, and the attributes as `metadata.csv`: what `read_folder` reads.
+
+        Args:
+            directory: made if it is not there.
+            image: the image node; the only one unless told.
+
+        Returns:
+            The directory. The table has the factual rows' names in its first column, `factual` if they were file names.
+
+        Raises:
+            DataError: there are no images, or the directory cannot be written to.
+        """
+        from PIL import Image
+
+        name = image or next(iter(self.images), None)
+        if name not in self.images:
+            raise DataError(f"there are no counterfactual images{f' of {name}' if name else ''}: the batch came without.")
+        directory, index = Path(directory), self.frame.index
+        files = [f"{place:05d}.png" for place in range(len(self.frame))]
+        frame = self.frame.drop(columns="file_name", errors="ignore").assign(identified=self.identified)
+        frame.insert(0, "file_name", files)
+        frame.index = index.rename("factual" if index.name in (None, "file_name") else index.name)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            for file, pixels in zip(files, self.images[name], strict=True):
+                Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(directory / file)
+        except OSError as error:
+            raise DataError(f"cannot write to '{directory}': {error.strerror}. Choose another directory.") from error
+        write_table(frame, directory / "metadata.csv")
+        return directory
 
 
 def _chunks(batch: Batch) -> Iterator[slice]:

@@ -19,7 +19,7 @@ from causalcf.errors import DataError
 if TYPE_CHECKING:
     from causalcf.graph import CausalGraph
 
-__all__ = ["read_table", "write_table"]
+__all__ = ["is_table", "read_table", "write_table"]
 
 _SUFFIXES = ".csv .csv.gz .tsv .tsv.gz .jsonl .parquet"
 _UNSAFE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
@@ -33,6 +33,11 @@ def _suffix(path: Path) -> str:
         if name.endswith(suffix):
             return suffix
     raise DataError(f"'{path}' is no table that causalcf knows. Tables end in: {', '.join(_SUFFIXES.split())}.")
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a path ends as a table does that causalcf reads and writes."""
+    return Path(path).name.lower().endswith(tuple(_SUFFIXES.split()))
 
 
 def read_table(path: str | Path, *, index: str | None = None, graph: CausalGraph | None = None) -> pd.DataFrame:

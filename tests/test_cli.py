@@ -256,6 +256,7 @@ def test_shards_are_audited_merged_and_compared_from_the_command_line(clinic, ca
     ("words", "said"),
     [
         (["counterfactual", "M", "--data", "D"], "Say it with --do"),
+        (["counterfactual", "M", "--do", "T=1"], "Give --data, a directory or a table"),
         (["counterfactual", "M", "--data", "D", "--do", "X=1"], "cannot intervene on X"),
         (["counterfactual", "M", "--data", "nowhere.csv", "--do", "T=1"], "there is no table 'nowhere.csv'"),
         (["sample", "M", "--do", "T=2"], "none of its labels"),

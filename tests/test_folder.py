@@ -197,6 +197,27 @@ def test_a_folder_is_audited_from_the_command_line(folder, capsys):
     assert main([*command, "--fail-on", "compositon.1 > 0"]) == 2
 
 
+def test_images_of_a_folder_are_asked_from_the_command_line_and_the_answer_is_a_folder(folder, graph, tmp_path, capsys):
+    out = tmp_path / "cf"
+    command = ["counterfactual", "morphomnist", "--data", str(folder), "--out", str(out), "--guidance", "plain", "--n", "4"]
+    assert main([*command, "--do", "digit=3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["files"] == [str(out), str(out / "counterfactuals.png")]
+    assert (out / "counterfactuals.png").read_bytes().startswith(b"\x89PNG")
+    asked = ccf.read_folder(folder, graph).rows(slice(0, 4))
+    answer = ccf.counterfactual(ccf.load("morphomnist"), asked, {"digit": "3"}, guidance=ccf.Plain(), seed=0)
+    again = ccf.read_folder(out, graph, index="factual")
+    assert again.frame["digit"].tolist() == ["3"] * 4
+    assert again.frame.index.tolist() == asked.frame.index.tolist()
+    assert np.array_equal(np.asarray(again.images["image"]), answer.images["image"])
+    several = ["--do", "digit=3", "--do", "intensity*=0.9, digit=4", "--n", "1"]
+    assert main([*command, *several]) == 0
+    assert f"{out / 'intensity*=0.9_digit=4'}" in capsys.readouterr().out
+    assert (out / "digit=3" / "00000.png").is_file()
+    assert main([*command[:4], "--n", "1", "--do", "digit=3", "--out", str(tmp_path / "cf.csv")]) == 0
+    assert pd.read_csv(tmp_path / "cf.csv")["digit"].tolist() == [3]
+
+
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory):
     """Thirty digits of ten people in a folder, without splits."""
@@ -243,3 +264,8 @@ def test_a_model_of_a_folder_is_fitted_and_audited_on_the_rows_it_was_not_fitted
     assert report["settings"]["rows"] == 6  # a fifth of the people, whom the model was not fitted to
     held_out = split_folder(ward, ccf.load_graph("morphomnist"), person="person").split("test").frame.index
     assert set(ccf.load_report(f"{out}/evidence").factual.frame.index) == set(held_out)
+    assert set(ccf.held_out(ccf.load(model), ward).frame.index) == set(held_out)
+    tuned = ["tune", model, "--data", str(ward), "--n", "4", "--again-rows", "2", "--steps", "3", "--form", "nested"]
+    assert main([*tuned, "--weight", "2", "--out", str(tmp_path / "tuned"), "--json"]) == 0
+    rules = {row["rule"] for row in json.loads(capsys.readouterr().out)["table"]}
+    assert "plain" in rules and len(rules) > 1

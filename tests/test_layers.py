@@ -42,7 +42,7 @@ LAYERS = [
     {"judges", "soundness", "effects", "recipes", "plot", "testing"},
     {"report", "tuning", "reproduction", "scale", "comparing", "archive", "card"},
     {"cli_options"},
-    {"cli_audit", "cli_data", "cli_fit"},
+    {"cli_ask", "cli_audit", "cli_data", "cli_fit"},
     {"cli_reproduce"},
     {"cli_demo"},
     {"cli", "app"},

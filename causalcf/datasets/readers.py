@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from causalcf.batch import Batch
 from causalcf.datasets.celeba import read_celeba, read_celebahq
 from causalcf.datasets.embed import read_embed
 from causalcf.datasets.folder import split_folder
@@ -17,7 +18,10 @@ from causalcf.datasets.released import Released
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 
-__all__ = ["READERS", "check_data", "is_study", "open_data", "read_study"]
+if TYPE_CHECKING:
+    from causalcf.scm import SCM
+
+__all__ = ["READERS", "check_data", "held_out", "is_study", "open_data", "read_study"]
 
 READERS: dict[str, Callable[..., Released]] = {
     "celebahq": read_celebahq,
@@ -71,6 +75,34 @@ def open_data(
     if is_study(graph, directory):
         return read_study(graph.name, directory, graph)
     return split_folder(directory, graph, index=index or "file_name", person=person, resize=resize)
+
+
+def held_out(
+    scm: SCM, directory: str | Path, *, split: str | None = None, index: str | None = None, resize: bool = False
+) -> Batch:
+    """The rows of a directory that a model was not fitted to, dealt out as they were for fitting; images stay on disk.
+
+    Args:
+        scm: fitted by `causalcf fit --data`, whose manifest says how the data were read, or to other data.
+        directory: a folder of images with its table, or a study's data as released.
+        split: `test`, `valid`, `train`, `judge` or `all`. Unless told `test`; or all rows, if the data have no splits of their
+            own and the model was not fitted to them.
+        index: of a folder, the column that names a row; as in fitting unless told.
+        resize: of a folder, crop and scale images of another size; as in fitting unless told.
+
+    Raises:
+        DataError: something in the directory is missing or damaged, or there is no such split.
+    """
+    made: dict[str, Any] = (scm.manifest or {}).get("made", {}).get("data") or {}
+    released = open_data(
+        scm.graph,
+        directory,
+        index=index or made.get("index"),
+        person=made.get("person"),
+        resize=resize or bool(made.get("resize")),
+    )
+    part = split or ("test" if made.get("dealt") or not released.dealt else "all")
+    return released.batch if part == "all" else released.split(part)
 
 
 def check_data(study: str, directory: str | Path, *, every: bool = False) -> dict[str, Any]:
