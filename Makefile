@@ -1,4 +1,4 @@
-# make demo: environment, install, two minutes of counterfactuals. make test: the whole suite with linters and types.
+# make demo: environment, install, counterfactuals and their audit. make test: the whole suite with linters and types.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin

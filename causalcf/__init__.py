@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from causalcf.interventions import Policy, Scale, Shift
     from causalcf.judges import NetworkJudge, Ruler, fit_judges
     from causalcf.mechanism import Mechanism
+    from causalcf.plot import counterfactual_figure, to_png
     from causalcf.query import Abduction, Counterfactual, abduct, choose_steps, counterfactual, reconstruct
     from causalcf.recipes import recipe
     from causalcf.reproduction import Reproduction, reproduce
@@ -162,6 +163,7 @@ _HOME = {
     "interventions": ("Policy", "Scale", "Shift"),
     "judges": ("NetworkJudge", "Ruler", "fit_judges"),
     "mechanism": ("Mechanism",),
+    "plot": ("counterfactual_figure", "to_png"),
     "query": ("Abduction", "Counterfactual", "abduct", "choose_steps", "counterfactual", "reconstruct"),
     "recipes": ("recipe",),
     "reproduction": ("Reproduction", "reproduce"),

@@ -145,7 +145,7 @@ class Reproduction:
         for label in dict.fromkeys(self.table["do"]):
             lines += ["", f"## do({label})", ""]
             if (study, label) in KNOWN:
-                lines += [f"The paper, on real images: {KNOWN[study, label]}.", ""]
+                lines += [f"The paper, on real images, as summaries of it tell: {KNOWN[study, label]}.", ""]
             lines += _markdown(_wide(self.table[self.table["do"] == label], str(label)))
         if len(self.equal):
             lines += ["", "## Where rules show what was asked equally well", ""]
