@@ -168,7 +168,8 @@ def _fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = NetworkJudge(node.to_dict(), tuple(pixels.shape[1:]), mean, scale)
-        size = min(128, len(pixels))
+        few = epochs * (len(pixels) // 128) < _FEWEST_STEPS  # then each is seen more often than that, in smaller minibatches
+        size = min(64 if few else 128, len(pixels))
         steps = max(epochs * (len(pixels) // size), _FEWEST_STEPS)
         optimiser = torch.optim.AdamW(judge.parameters(), weight_decay=2e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)

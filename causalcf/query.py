@@ -112,7 +112,7 @@ class Counterfactual:
         """
         from PIL import Image
 
-        name = image or next(iter(self.images), None)
+        name = image or next(iter(self.images), "")
         if name not in self.images:
             raise DataError(f"there are no counterfactual images{f' of {name}' if name else ''}: the batch came without.")
         directory, index = Path(directory), self.frame.index
