@@ -168,7 +168,7 @@ def _fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = NetworkJudge(node.to_dict(), tuple(pixels.shape[1:]), mean, scale)
-        few = epochs * (len(pixels) // 128) < _FEWEST_STEPS  # then each is seen more often than that, in smaller minibatches
+        few = epochs * (len(pixels) // 64) < _FEWEST_STEPS  # then each image is seen more often than that anyway
         size = min(64 if few else 128, len(pixels))
         steps = max(epochs * (len(pixels) // size), _FEWEST_STEPS)
         optimiser = torch.optim.AdamW(judge.parameters(), weight_decay=2e-2)
@@ -184,7 +184,7 @@ def _fit(
                 else:
                     loss = nn.functional.huber_loss(found[:, 0], ((value[rows] - mean) / scale).float())
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 optimiser.step()
                 schedule.step()
                 advance(step + 1, f"loss {float(loss.detach()):.4f}")
