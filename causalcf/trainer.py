@@ -246,6 +246,8 @@ class _Optimiser:
         return dict(self.adam.state[self.parameters[place]])
 
     def restore(self, place: int, state: dict[str, Tensor]) -> None:
+        device = self.parameters[place].device
+        state = {key: tensor if key == "step" else tensor.to(device) for key, tensor in state.items()}
         if place in self.matrices:
             cast(torch.optim.Optimizer, self.muon).state[self.matrices[place]] = state
         else:
@@ -343,6 +345,8 @@ class _ImageRun:
                 start = time.perf_counter()
                 generator = step_generator(self.seed, f"{self.name}/timing", 0)
                 torch.autograd.backward(self._loss(value, parents, generator, precision).mean())
+                if self.accelerator.device.type == "cuda":
+                    torch.cuda.synchronize()
                 times.append(time.perf_counter() - start)
             self.optimiser.zero_grad()
             return min(times[1:])
@@ -409,18 +413,22 @@ class _ImageRun:
         if not self.accelerator.is_main_process:
             return {}
         losses: dict[str, float] = {}
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
-        self.module.eval()
-        if held_out is not None:
-            value, parents = held_out
-            generator = step_generator(self.seed, f"{self.name}/validation", 0)
-            found = self.mechanism.validation_losses(value, parents, generator=generator)
-            losses = {mask: round(float(loss.mean()), 6) for mask, loss in found.items()}
-        if watch is not None:
-            watch(self.step)
-        self.module.train()
-        self.ema.restore(self.parameters)
+        trained = [parameter.data for parameter in self.parameters]  # the optimiser holds on to these very tensors
+        try:
+            for parameter, average in zip(self.parameters, self.ema.shadow_params, strict=True):
+                parameter.data = average.detach().cpu()
+            self.module.cpu().eval()
+            if held_out is not None:
+                value, parents = held_out
+                generator = step_generator(self.seed, f"{self.name}/validation", 0)
+                found = self.mechanism.validation_losses(value, parents, generator=generator)
+                losses = {mask: round(float(loss.mean()), 6) for mask, loss in found.items()}
+            if watch is not None:
+                watch(self.step)
+        finally:
+            self.module.to(self.accelerator.device).train()
+            for parameter, tensor in zip(self.parameters, trained, strict=True):  # last: moving may have copied
+                parameter.data = tensor
         return losses
 
 

@@ -25,10 +25,10 @@ def rows():
     return ccf.recipe("morphomnist").batch("train", 64, 0, 1)
 
 
-def small(rows, tmp_path=None, *, steps, seed=0):
+def small(rows, tmp_path=None, *, steps, seed=0, watch=None):
     scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
     training = ccf.Training(steps=steps, batch_size=8, checkpoint_minutes=1e-9, precision="float32")
-    return ccf.fit(scm, rows, seed=seed, training=training, checkpoints=tmp_path)
+    return ccf.fit(scm, rows, seed=seed, training=training, checkpoints=tmp_path, watch=watch)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +63,16 @@ def test_a_stopped_run_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert resumed.manifest["made"]["images"]["image"]["steps"] == 8
+
+
+def test_a_run_that_is_stopped_while_it_is_watched_ends_with_the_same_bytes(rows, tmp_path):
+    def stop(scm, step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small(rows, tmp_path, steps=4, watch=stop)  # while the model has the averaged weights
+    whole, resumed = weights(small(rows, steps=4)), weights(small(rows, tmp_path, steps=4))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_damaged_checkpoint_is_passed_over(rows, tmp_path):
