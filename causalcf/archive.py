@@ -11,6 +11,7 @@ errors-K.parquet       how far each of its answers is off
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from causalcf.batch import Batch
 from causalcf.errors import StoreError
-from causalcf.files import verify, write_directory
+from causalcf.files import check_replaceable, verify, write_directory
 from causalcf.graph import CausalGraph
 from causalcf.measures import KINDS, Measured
 from causalcf.query import Counterfactual
@@ -31,7 +32,7 @@ from causalcf.tables import read_table, write_table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["load_report", "save_report"]
+__all__ = ["check_place", "load_report", "save_report"]
 
 _ASKED, _TOOK, _OUTSIDE = "do:", "diagnostics:", "outside:"
 
@@ -46,8 +47,28 @@ def _rest(frame: pd.DataFrame, *prefixes: str) -> pd.DataFrame:
     return frame[[name for name in frame.columns if not str(name).startswith(prefixes)]]
 
 
+def check_place(path: str | Path, shard: Sequence[int] | None = None) -> None:
+    """Refuse a place for an audit that holds anything but an audit of the same part of the rows.
+
+    Args:
+        path: of the directory.
+        shard: (number, count) of the audit; None is the whole.
+
+    Raises:
+        StoreError: what is there.
+    """
+    there = check_replaceable(path, ["audit"])
+    if there is None:
+        return
+    parts = there["audit"]["settings"].get("shard"), None if shard is None else list(shard)
+    if parts[0] != parts[1]:
+        found, asked = ("an audit of all rows" if part is None else "shard {}/{} of an audit".format(*part) for part in parts)
+        raise StoreError(f"'{path}' holds {found}, and {asked} does not replace it. Choose another name or --out.")
+
+
 def save_report(report: AuditReport, path: str | Path) -> Path:
     """Write an audit to a directory, complete or not at all; see the module for what is in it."""
+    check_place(path, report.settings.get("shard"))
 
     def write(draft: Path) -> None:
         arrays: dict[str, NDArray[Any]] = {f"factual/{name}": pixels for name, pixels in report.factual.images.items()}

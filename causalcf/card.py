@@ -6,7 +6,8 @@ What people write of a model, in a TOML file of headings and paragraphs, may nam
 
     limits = "Another digit is off its thickness by {effectiveness do(digit) thickness}."
 
-A number that is typed instead is refused, as is an audit of another model.
+A number that is typed instead is refused, as are a name that several numbers have and an audit of another model. Of several
+audits the first that has the number tells it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from causalcf.conditions import parse_condition
 from causalcf.errors import DataError
+from causalcf.measures import COLUMNS
 from causalcf.scm import SCM
 
 __all__ = ["model_card", "read_about", "read_audit"]
@@ -63,6 +67,11 @@ def _run(settings: Mapping[str, Any]) -> str:
     return f"{settings['rows']} rows, seed {settings['seed']}, interventions {asked}, causalcf {settings['version']}"
 
 
+def _name(score: Mapping[str, Any]) -> str:
+    """What a text names a number by."""
+    return " ".join(filter(None, [score["measure"], score["do"] and f"do({score['do']})", score["attribute"]]))
+
+
 def _shown(score: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     ends = "" if score["low"] is None else f" [{_number(score['low'])}, {_number(score['high'])}]"
     return f"{_number(score['value'])}{ends} {score['unit']} ({_run(settings)})".replace("  ", " ")
@@ -74,10 +83,14 @@ def _filled(heading: str, text: str, audits: Sequence[Mapping[str, Any]]) -> str
     def look_up(found: re.Match[str]) -> str:
         wanted = parse_condition(f"{found[1]} > 0")
         for audit in audits:
-            for score in audit["scores"]:
-                same = score["measure"] == wanted.measure and wanted.do in (None, score["do"])
-                if same and wanted.attribute in (None, score["attribute"]):
-                    return _shown(score, audit["settings"])
+            scores = [audit["scores"][row] for row in wanted.matching(pd.DataFrame(audit["scores"], columns=COLUMNS)).index]
+            if len(scores) > 1:
+                raise DataError(
+                    f"under '{heading}', {found[0]} names {len(scores)} numbers of an audit ({_run(audit['settings'])}): "
+                    f"{', '.join(map(_name, scores))}. Name one."
+                )
+            if scores:
+                return _shown(scores[0], audit["settings"])
         raise DataError(f"under '{heading}', {found[0]} names no number of the audits that were given.")
 
     typed = _TYPED.search(_NAMED.sub("", text))
@@ -98,7 +111,8 @@ def model_card(scm: SCM, audits: Sequence[Mapping[str, Any]], about: Mapping[str
         about: paragraphs by heading, such as what the model is for and what it must not be used for.
 
     Raises:
-        DataError: there is no audit, one is of another model, or a number is named without its run.
+        DataError: there is no audit, one is of another model, or a number is typed without its run or named so that it could
+            be several.
     """
     graph, made = scm.graph, (scm.manifest or {}).get("made", {})
     if not audits:

@@ -24,6 +24,8 @@ from causalcf.errors import AbductionError, CausalCFError, DataError
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 app = typer.Typer(
     help="Counterfactual images from structural causal models, and the audit that says whether they hold.",
     no_args_is_help=True,
@@ -173,17 +175,15 @@ def main(arguments: list[str] | None = None) -> int:
             if not debug:  # a line, without the place in the code
                 warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
             code = app(arguments, standalone_mode=False)
+        if code == _INTERRUPTED:
+            typer.echo("Stopped.", err=True)
+            return 3
         return int(code or 0)
-    except typer.Exit as stop:
-        return stop.exit_code
     except (CausalCFError, OSError) as error:
         if debug:
             raise
         typer.echo(f"error: {error}", err=True)
         return 3 if isinstance(error, AbductionError) else 2
-    except KeyboardInterrupt:
-        typer.echo("Stopped.", err=True)
-        return 3
     except Exception as error:  # the outermost call: whatever went wrong, a user gets a line and an exit code, --debug the rest
         if debug:
             raise

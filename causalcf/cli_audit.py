@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,25 +39,45 @@ def _print_report(report: AuditReport) -> None:
         console.print(f"{'PASS' if check['passed'] else 'FAIL'}  {check['check']}: {check['detail']}", highlight=False)
 
 
+def _check_out(out: Path, shard: tuple[int, int] | None = None) -> None:
+    """Refuse, before anything is measured, an --out that cannot be written to or holds something else than such an audit."""
+    from causalcf.archive import check_place
+    from causalcf.files import stored_at
+
+    place = out.resolve()
+    around = list(place.parents) if shard else [place, *place.parents]
+    taken = next((directory for directory in around if stored_at(directory)), None)
+    if taken:
+        raise DataError(f"'{taken}' is a model or another causalcf directory. Choose another --out, outside it.")
+    check_place(place if shard else place / "evidence", shard)
+    try:
+        with tempfile.TemporaryFile(dir=next(directory for directory in around if directory.exists())):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write to '{out}': {error.strerror}. Choose another --out.") from error
+
+
 def _write_report(report: AuditReport, out: Path, *, picture: bool = True) -> dict[str, str]:
+    """Write a report, first its evidence, so that nothing is lost if a condition turns out to have no answer."""
     from causalcf.archive import save_report
     from causalcf.plot import counterfactual_figure, to_png
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write to '{out}': {error.strerror}. Choose another --out.") from error
     names = [*(["counterfactuals.png"] if picture else []), "audit.json", "report.html"]
     paths = {name: out / name for name in names}
+    evidence = save_report(report, out / "evidence")
+    for path in paths.values():
+        path.unlink(missing_ok=True)  # of an audit before
     if picture:
         to_png(
             counterfactual_figure({f"do({name})": answer for name, answer in report.answers.items()}),
             paths["counterfactuals.png"],
         )
-    report.to_json(paths["audit.json"])
+    try:
+        report.to_json(paths["audit.json"])
+    except DataError as error:
+        raise DataError(f"{error} What was measured is kept in '{evidence}', see causalcf.load_report.") from None
     report.to_html(paths["report.html"])
     paths["evidence"] = out / "evidence"
-    save_report(report, paths["evidence"])
     return {name: str(path) for name, path in paths.items()}
 
 
@@ -92,7 +113,8 @@ def audit_model(
     from causalcf.solvers import solver_from_dict
     from causalcf.store import load
 
-    start = time.monotonic()
+    start, part = time.monotonic(), _shard(shard)
+    _check_out(out, part)
     scm = load(model)
     batch = rows_of(scm, data, split=split, n=rows, index=index, resize=resize)
     truth = RECIPES[scm.graph.name].truth if data is None else None
@@ -102,13 +124,13 @@ def audit_model(
         truth=truth,
         steps=cast(Literal["auto"] | None, steps) if steps is None or not steps.isdecimal() else int(steps),
         solver=solver_from_dict({"solver": solver}) if solver else None,
-        shard=_shard(shard),
+        shard=part,
         seed=seed,
         progress=not as_json,
         **(asked or {}),
     )
     seconds = round(time.monotonic() - start, 1)
-    if shard is None:
+    if part is None:
         _finish(report, out, as_json, seconds)
         return
     path = save_report(report, out)
@@ -157,7 +179,8 @@ def audit(
         str | None, typer.Option(help="How interventions are drawn: mixed, marginal, permute, bins or flip.")
     ] = None,
     groups: Annotated[
-        str | None, typer.Option(help="A column, such as the patient: intervals draw its groups as a whole.")
+        str | None,
+        typer.Option(help="A column, such as the patient: intervals draw its groups as a whole, and --scan tests by them."),
     ] = None,
     by: Annotated[list[str] | None, typer.Option(help="A column by whose groups every number is shown; again.")] = None,
     scan: Annotated[bool, typer.Option("--scan", help="Search the subgroups for the worst amplification.")] = False,
@@ -197,6 +220,7 @@ def merge(
     from causalcf.soundness import merge_audits
 
     start = time.monotonic()
+    _check_out(out)
     report = merge_audits([load_report(shard) for shard in shards])
     _finish(report, out, as_json, round(time.monotonic() - start, 1))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 import re
 import tomllib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,16 +116,28 @@ def read_conditions(path: str | Path) -> list[str]:
     return known
 
 
-def check_conditions(texts: Sequence[str], labels: Collection[str], nodes: Collection[str]) -> None:
-    """Refuse, before anything is measured, a condition that cannot be read or is about an unknown intervention or attribute.
+def check_conditions(
+    texts: Sequence[str], labels: Collection[str], nodes: Collection[str], rounds: Mapping[str, Sequence[int]]
+) -> None:
+    """Refuse, before anything is measured, a condition that cannot be read or is about what is not asked or not there.
+
+    Args:
+        texts: the conditions.
+        labels: of the interventions that are asked.
+        nodes: of the graph.
+        rounds: by measure, after how many rounds it is taken, as composition is.
 
     Raises:
         DataError: what is unknown, and what there is.
     """
     for text in texts:
         condition = parse_condition(text)
-        if condition.measure.partition(".")[0] not in MEASURES:
+        family = condition.measure.partition(".")[0]
+        if family not in MEASURES:
             raise DataError(f"the condition '{text}' names no number of an audit. Measures are: {', '.join(MEASURES)}.")
+        taken = [f"{family}.{number}" for number in rounds.get(family, ())]
+        if taken and condition.measure not in taken:
+            raise DataError(f"the condition '{text}' names no number of this audit. Of {family} there is: {', '.join(taken)}.")
         if condition.do is not None and condition.do not in labels:
             raise DataError(
                 f"the condition '{text}' is about do({condition.do}), which is not asked. Asked: {', '.join(labels)}."

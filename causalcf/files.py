@@ -11,17 +11,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from causalcf.errors import StoreError
 
-__all__ = ["Manifest", "verify", "write_directory"]
+__all__ = ["Manifest", "check_replaceable", "stored_at", "verify", "write_directory"]
 
 Manifest = dict[str, Any]
 SCHEMA = 1
 _PACKAGES = "causalcf", "torch", "pyro-ppl", "diffusers", "numpy", "pandas"
+_OWN = {"schema", "versions", "files", "digest"}  # the entries of a manifest that are not its writer's
+_KINDS = {"made": "a model", "audit": "an audit"}  # by an entry of the writer
 
 
 def _digest(path: Path) -> dict[str, Any]:
@@ -40,17 +42,38 @@ def _own_digest(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _replaceable(path: Path) -> bool:
-    """Whether a directory is empty, or one that `write_directory` wrote."""
-    if not path.is_dir():
-        return False
+def stored_at(path: str | Path) -> Manifest | None:
+    """The manifest of a directory that `write_directory` wrote, unverified; None of anything else."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        return "causalcf" in manifest["versions"] and "files" in manifest
-    except OSError:
-        return not any(path.iterdir())
-    except (ValueError, KeyError, TypeError):
-        return False
+        manifest: Manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
+        return manifest if "causalcf" in manifest["versions"] and "files" in manifest else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _kind(entries: Collection[str]) -> str:
+    return next((kind for entry, kind in _KINDS.items() if entry in entries), "another causalcf directory")
+
+
+def check_replaceable(path: str | Path, record: Collection[str]) -> Manifest | None:
+    """The manifest of the directory that a new one would replace; None where there is nothing, or an empty directory.
+
+    Args:
+        path: final name.
+        record: the entries that the manifest of the new one is to have besides its own.
+
+    Raises:
+        StoreError: something is there that is no such directory.
+    """
+    path, found = Path(path), stored_at(path)
+    if found is None:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise StoreError(
+                f"'{path}' exists and is no causalcf directory, so it is not replaced. Choose another name or --out."
+            )
+    elif set(found) - _OWN != set(record):
+        raise StoreError(f"'{path}' holds {_kind(found)}, and {_kind(record)} does not replace it. Choose another name or --out.")
+    return found
 
 
 def _sync(path: Path) -> None:
@@ -65,13 +88,12 @@ def write_directory(path: str | Path, write: Callable[[Path], None], record: Map
     """Fill a directory beside its final name, add the manifest, flush it to disk and rename it.
 
     Args:
-        path: final name; a directory there is replaced once the new one is complete.
+        path: final name; a directory of the same kind there is replaced once the new one is complete.
         write: fills the empty directory that it is given.
-        record: further entries of the manifest.
+        record: further entries of the manifest; their names tell the kind.
     """
     path = Path(path).resolve()
-    if path.exists() and not _replaceable(path):
-        raise StoreError(f"'{path}' exists and is no causalcf directory, so it is not replaced. Choose another name.")
+    check_replaceable(path, record)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:

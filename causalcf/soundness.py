@@ -181,7 +181,9 @@ class AuditReport:
             smallest: rows below which a subgroup is not looked at.
         """
         names = list(self.factual.graph.attributes) if columns is None else list(columns)
-        return scan_subgroups(self.measured, self.factual.frame, names, seed=self.settings["seed"], smallest=smallest)
+        return scan_subgroups(
+            self.measured, self.factual.frame, names, seed=self.settings["seed"], smallest=smallest, groups=self.groups
+        )
 
     def __repr__(self) -> str:
         return f"AuditReport(passed={self.passed}, scores={len(self.scores)}, rows={self.settings['rows']})"
@@ -284,7 +286,7 @@ def _settings(scm: SCM, judges: Mapping[str, Any], **given: Any) -> dict[str, An
     }
 
 
-def _check_asked(scm: SCM, batch: Batch, columns: Sequence[str]) -> None:
+def _check_asked(scm: SCM, batch: Batch, by: Sequence[str], groups: str | None) -> None:
     graph = scm.graph
     if len(graph.images) > 1:
         raise DataError(f"an audit takes one image node; graph '{graph.name}' has {len(graph.images)}.")
@@ -295,9 +297,14 @@ def _check_asked(scm: SCM, batch: Batch, columns: Sequence[str]) -> None:
         )
     if len(batch) < 2:
         raise DataError("an audit needs at least two rows.")
-    for name in columns:
+    for name in [*by, *([groups] if groups else [])]:
         if name not in batch.frame:
             raise DataError(f"there is no column '{name}' to group by. Columns are: {', '.join(map(str, batch.frame.columns))}.")
+    if groups and (count := int(batch.frame[groups].isna().sum())):
+        raise DataError(
+            f"column '{groups}' has {count} missing value{'s' if count > 1 else ''}, so that it does not say which rows belong "
+            "together. Fill them, drop the rows, or audit without groups."
+        )
 
 
 def audit(
@@ -347,7 +354,8 @@ def audit(
         again_rows: so many rows go through the model again, there and back, and round after round; all unless told.
         weights: of guidance, under each of which everything is asked again for the trade-off curve: one weight for all that an
             intervention reaches, in the form of the model's own rule.
-        groups: a column of the batch, such as the patient of an image: intervals draw its groups as a whole.
+        groups: a column of the batch, such as the patient of an image: intervals draw its groups as a whole, and the search of
+            subgroups tests by them.
         by: columns by whose groups the report shows every number.
         scan: search the subgroups of these columns (of all attributes without) for the worst amplification.
         fail_on: conditions under which the audit does not pass, see `causalcf.conditions`.
@@ -356,9 +364,10 @@ def audit(
         progress: show how far it is.
 
     Raises:
-        DataError: the batch lacks the images, has fewer than two rows, or a condition cannot be read.
+        DataError: the batch lacks the images, has fewer than two rows, does not say every row's group, or a condition cannot be
+            read or asks for what is not measured.
     """
-    _check_asked(scm, batch, [*by, *([groups] if groups else [])])
+    _check_asked(scm, batch, by, groups)
     batch = batch.loaded()
     steps = resolve_steps(scm, batch, steps, solver=solver, seed=seed)
     scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
@@ -375,7 +384,8 @@ def audit(
     part = _part(len(batch), shard)
     drawn = interventions or draw_interventions(scm.graph, batch.frame, image=image, seed=seed, sampler=sampler)
     asked = {label: resolve(scm.graph, do, batch.frame, seed=seed) for label, do in drawn.items()}
-    check_conditions(fail_on, asked, scm.graph.order)
+    taken = {"composition": (1,) if image is None else rounds, "reversibility": cycles}
+    check_conditions(fail_on, asked, scm.graph.order, taken)
     rows, measured, weighted = AuditedRows(scm, batch, part, judges, distances or {}), list[Measured](), list[Measured]()
     answers: dict[str, Counterfactual] = {}
     errors: dict[str, pd.Series] = {}

@@ -253,6 +253,37 @@ def test_conditions_decide_whether_the_audit_passes():
         ccf.audit(scm, batch, fail_on=["composition.1 is 3"])
 
 
+@pytest.mark.parametrize("text", ["composition > 1", "composition.10 > 1", "reversibility.invariant > 1", "reversibility.2 < 1"])
+def test_a_condition_on_rounds_that_are_not_asked_is_refused_before_anything_is_measured(text, monkeypatch):
+    monkeypatch.setattr("causalcf.soundness.abduct", None)  # anything measured would be a TypeError
+    with pytest.raises(ccf.DataError, match=r"names no number of this audit\. Of (composition|reversibility) there is: \1\.1\."):
+        ccf.audit(*table_model(), fail_on=[text])
+
+
+def test_a_group_that_is_missing_is_an_error_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("causalcf.soundness.abduct", None)
+    scm, batch = table_model()
+    patient = [None, *(f"p{row % 90}" for row in range(398)), None]
+    some = ccf.Batch(batch.graph, batch.frame.assign(patient=patient))
+    with pytest.raises(ccf.DataError, match=r"column 'patient' has 2 missing values, .* Fill them, drop the rows"):
+        ccf.audit(scm, some, groups="patient")
+
+
+def test_a_place_takes_the_audit_of_the_same_part_of_the_rows_and_no_other(tmp_path):
+    scm, batch = table_model()
+    whole, *parts = [ccf.audit(scm, batch, shard=shard) for shard in (None, (1, 2), (2, 2))]
+    for place, report in (("whole", whole), ("part", parts[0])):
+        assert ccf.save_report(report, tmp_path / place) == ccf.save_report(report, tmp_path / place)
+    for place, report, said in (
+        ("part", parts[1], "part' holds shard 1/2 of an audit, and shard 2/2 of an audit does not replace it. Choose another"),
+        ("part", whole, "part' holds shard 1/2 of an audit, and an audit of all rows does not"),
+        ("whole", parts[0], "whole' holds an audit of all rows, and shard 1/2 of an audit does not"),
+    ):
+        with pytest.raises(ccf.StoreError, match=said):
+            ccf.save_report(report, tmp_path / place)
+    assert ccf.load_report(tmp_path / "part").to_json() == parts[0].to_json()
+
+
 def test_a_judge_that_reads_nothing_is_told(shipped, digits, tmp_path):
     asked = {"interventions": {"digit": {"digit": "3"}}, "rounds": (1,), "again_rows": 2, "steps": 3}
     assert ccf.audit(shipped, digits, **asked).blind_judges == []
@@ -329,6 +360,56 @@ def test_a_subgroup_in_which_the_answers_are_worse_is_found_and_no_other():
         for k in range(20)
     ]
     assert np.mean(np.array(worst) <= 0.05) <= 0.25  # 36 subgroups are looked at, and one look in twenty is to be wrong
+
+
+def test_a_subgroup_that_nothing_else_explains_is_the_worst():
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame({"site": ["a"] * 60 + ["b"] * 40, "sex": draw.choice(["f", "m"], 100)})
+    apart = np.where(frame["site"] == "a", 0.1, 0.7)  # no spread on either side
+    measured = [Measured("amplification", value, attribute=name) for name, value in
+                (("noisy", draw.normal(size=100) + 2 * apart), ("apart", apart), ("constant", np.full(100, 0.1)))]  # fmt: skip
+    found = scan_subgroups(measured, frame, ["site", "sex"], seed=0)
+    assert found.loc[:1, "attribute"].tolist() == ["apart", "apart"]
+    assert set(found.loc[:1, "subgroup"]) == {"site a", "site b"}
+    assert found.loc[0, "p"] == 0.001
+    assert (found.loc[found["attribute"] == "constant", "p"] == 1.0).all()
+
+
+def test_a_subgroup_of_few_patients_with_many_rows_each_is_not_found_by_chance():
+    draw = np.random.default_rng(0)
+    patient = np.repeat(np.arange(40), 15)
+    frame = pd.DataFrame({"site": np.where(patient < 20, "a", "b"), "view": draw.choice(["x", "y"], 600)})
+    smallest: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(20):
+        alike = 3 * draw.normal(size=40)[patient] + draw.normal(size=600)  # rows of a patient are much alike
+        for told in (True, False):
+            groups = patient if told else None
+            found = scan_subgroups([Measured("amplification", alike)], frame, ["site", "view"], seed=seed, groups=groups)
+            smallest[told].append(found["p"].min())
+    assert np.mean(np.array(smallest[True]) <= 0.05) <= 0.2  # one look in twenty is to be wrong; 3 standard deviations are .15
+    assert np.mean(np.array(smallest[False]) <= 0.05) > 0.2  # as if there were 600 patients
+    worse = alike + np.where(frame["view"] == "x", 1.0, 0.0)
+    found = scan_subgroups([Measured("amplification", worse)], frame, ["site", "view"], seed=0, groups=patient)
+    assert found.loc[0, "subgroup"] in ("view x", "view y")  # of which every patient has both
+    assert found.loc[0, "p"] <= 0.05
+
+
+def test_the_search_of_an_audit_takes_the_rows_of_a_group_together():
+    scm, batch = table_model()
+    some = ccf.Batch(batch.graph, batch.frame.assign(patient=np.arange(400) // 10))
+    draw = np.random.default_rng(0)
+    report = ccf.audit(scm, some, groups="patient", by=["site"])
+    report = replace(report, measured=[Measured("amplification", draw.normal(size=400))])
+    groups = some.frame["patient"].to_numpy()
+    assert report.scan(["site"]).equals(scan_subgroups(report.measured, some.frame, ["site"], seed=0, groups=groups))
+    assert not report.scan(["site"]).equals(scan_subgroups(report.measured, some.frame, ["site"], seed=0))
+
+
+def test_quartiles_that_differ_in_late_digits_keep_names_of_their_own():
+    year = pd.Series(np.linspace(20_001.0, 20_003.0, 80))
+    parts = by_subgroup([Measured("true_error", np.arange(80.0))], pd.DataFrame({"year": year}), "year", seed=0)
+    assert parts.sizes.tolist() == [20, 20, 20, 20]
+    assert list(parts.sizes.index)[1:] == ["20001.5 to 20002", "20002 to 20002.5", "20002.5 to 20003"]
 
 
 def test_subgroups_speak_as_fairlearn_does():

@@ -223,6 +223,15 @@ def test_a_directory_with_somebody_elses_manifest_is_not_overwritten(tmp_path):
     assert (tmp_path / "site" / "index.html").read_text() == "years of work"
 
 
+def test_a_directory_of_another_kind_is_not_overwritten(saved, tmp_path):
+    with pytest.raises(StoreError, match=r"model' holds a model, and an audit does not replace it\. Choose another name or"):
+        write_directory(saved, lambda draft: None, {"audit": {}})
+    assert ccf.load(saved).graph == GRAPH
+    write_directory(tmp_path / "audit", lambda draft: None, {"audit": {}})
+    with pytest.raises(StoreError, match="audit' holds an audit, and a model does not replace it"):
+        model().save(tmp_path / "audit")
+
+
 def test_a_file_is_not_overwritten(tmp_path):
     (tmp_path / "model").write_text("years of work")
     with pytest.raises(StoreError, match="is no causalcf directory"):
@@ -240,7 +249,7 @@ def test_an_interrupted_writer_leaves_nothing_and_keeps_the_old_one(saved, inter
 
     for name in ("model", "another"):
         with pytest.raises(interruption):
-            write_directory(saved.parent / name, write, {})
+            write_directory(saved.parent / name, write, {"made": {}})
     assert os.listdir(saved.parent) == ["model"]
     assert {name: (saved / name).read_bytes() for name in files(saved)} == before
     assert ccf.load(saved).graph == GRAPH
@@ -263,7 +272,7 @@ from causalcf.files import write_directory
 def write(directory):
     (directory / "model.json").write_text("{}")
     os._exit(9)
-write_directory(sys.argv[1], write, {})
+write_directory(sys.argv[1], write, {"made": {}})
 """
 
 
