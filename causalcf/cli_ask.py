@@ -85,7 +85,10 @@ def _write_images(answers: Mapping[str, Counterfactual], out: Path) -> list[Path
     """A folder of images for every scenario, and a picture of all; the paths."""
     from causalcf.plot import counterfactual_figure, to_png
 
-    names = {text: re.sub(r"[^\w.+*=-]+", "_", text) for text in answers} if len(answers) > 1 else dict.fromkeys(answers, "")
+    names = dict.fromkeys(answers, "")
+    for place, text in enumerate(answers if len(answers) > 1 else ()):
+        name = re.sub(r"[^\w.+*=-]+", "_", text)
+        names[text] = name if name not in names.values() else f"{name}-{place + 1}"
     paths = [answer.to_folder(out / names[text]) for text, answer in answers.items()]
     to_png(counterfactual_figure({f"do({text})": answer for text, answer in answers.items()}), out / "counterfactuals.png")
     return [*paths, out / "counterfactuals.png"]

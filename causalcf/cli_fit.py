@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causalcf.cli_options import Index, Json, Out, Seed
+from causalcf.cli_options import Index, Json, Out, Seed, of_split
+from causalcf.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +75,13 @@ def fit(
     causalcf.cli fit ...` divides every batch among N processes.
     """
     if data is not None and not data.is_dir():
+        if data.is_file():
+            given = {
+                "--minutes": minutes, "--steps": steps, "--rows": rows, "--batch-size": batch_size,
+                "--accumulate": accumulate != 1, "--precision": precision != "auto", "--tracker": trackers or None,
+                "--person": person, "--resize": resize, "--size": size, "--paper-size": paper_size,
+            }  # fmt: skip
+            _refuse(given, f"to '{data}', a table without images. Leave that out.")
         _fit_table(subject, data, index, out, seed, as_json)
         return
     asked: dict[str, Any] = {"steps": steps, "minutes": minutes} if steps or minutes else {}
@@ -92,6 +100,13 @@ def fit(
         typer.echo(f"judge of {name}: {', '.join(f'{key} {value}' for key, value in found.items())}")
     rows_of = f" --data {data}" if data else ""
     typer.echo(f"{out}: {told['bytes'] / 1e6:.1f} MB of weights. Audit it: causalcf audit {out}{rows_of}")
+
+
+def _refuse(options: Mapping[str, object], what: str) -> None:
+    """Refuse the options that were given, if any were: None and False are of those that were not."""
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    if given:
+        raise DataError(f"{', '.join(given)} {'do' if len(given) > 1 else 'does'} not apply {what}")
 
 
 def fit_study(
@@ -120,30 +135,39 @@ def fit_study(
         show: progress.
     """
     from causalcf.datasets.readers import open_data
+    from causalcf.files import check_replaceable
     from causalcf.graph import load_graph
     from causalcf.recipes import at_size, recipe, recipe_for
 
+    check_replaceable(out, ["made"])
     if data is None:
+        given = {"--index": index, "--person": person, "--resize": resize, "--size": size, "--paper-size": paper_size}
+        _refuse(given, "without --data. Give that, or leave the rest out.")
         return _fit_images(recipe(subject), subject, {}, out, asked, rows, seed, show)
     graph, resize = at_size(load_graph(subject), data, size=size, small=not paper_size), resize or size is not None
     released = open_data(graph, data, index=index, person=person, resize=resize)
     told = {"--data": data.name, "--person": person, "--index": index, "--size": size}
     words = " ".join([subject, *(f"{option} {value}" for option, value in told.items() if value)])
     words += f"{' --resize' if resize and size is None else ''}{' --paper-size' if paper_size else ''}"
-    record = {"data": {"dealt": released.dealt, "person": person, "index": index, "resize": resize}}
+    record = {"data": {"dealt": released.dealt, "people": released.people, "person": person, "index": index, "resize": resize}}
     return _fit_images(recipe_for(released, small=not paper_size), words, record, out, asked, rows, seed, show)
 
 
 def _fit_table(subject: str, data: Path, index: str | None, out: Path, seed: int, as_json: bool) -> None:
     from causalcf.batch import Batch
+    from causalcf.files import check_replaceable
     from causalcf.graph import load_graph
     from causalcf.scm import SCM
     from causalcf.tables import read_table
     from causalcf.training import fit as train
 
+    check_replaceable(out, ["made"])
     whole = load_graph(subject)
     graph = whole.without(*whole.images)
-    scm = train(SCM(graph), Batch(graph, read_table(data, index=index, graph=graph)), seed=seed, progress=not as_json)
+    frame = read_table(data, index=index, graph=graph)
+    if "split" in frame.columns:
+        frame = of_split(frame, "train", data)
+    scm = train(SCM(graph), Batch(graph, frame), seed=seed, progress=not as_json)
     made = {
         **(scm.manifest or {})["made"],
         "command": f"causalcf fit {subject} --data {data.name} --out {out.name} --seed {seed}",

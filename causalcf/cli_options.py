@@ -10,6 +10,8 @@ import typer
 from causalcf.errors import DataError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from causalcf.batch import Batch
     from causalcf.guidance import Guidance
     from causalcf.scm import SCM
@@ -44,7 +46,7 @@ Rows = Annotated[
 ]
 Split = Annotated[
     str | None,
-    typer.Option(help="Of --data: test, valid, train or all; test unless told, and all where a folder has no splits."),
+    typer.Option(help="Of --data: test, valid, train or all; test unless told, and all where a folder or table has no splits."),
 ]
 Resize = Annotated[bool, typer.Option("--resize", help="Crop and scale images of another size.")]
 Index = Annotated[
@@ -91,16 +93,19 @@ def rows_of(
         scm: which is asked about them.
         data: a directory, a table, or None for the rows that the model's study has of its own.
         own: the split of those.
-        split, index, resize: of a directory, see `causalcf.held_out`.
-        n: so many at most.
+        split: of a directory, see `causalcf.held_out`; of a table with a column `split`, that to which rows belong there, `test`
+            unless told.
+        index, resize: of a directory, see `causalcf.held_out`.
+        n: so many at most: of a directory from all over it, of a table the first.
         seed: of those that a study draws.
         missing: what is done about missing attributes of a table.
 
     Raises:
-        DataError: the study has no rows of its own, or as `causalcf.held_out`.
+        DataError: the study has no rows of its own, the table has no splits but one was named, or as `causalcf.held_out`.
     """
     from causalcf.batch import Batch
     from causalcf.datasets.readers import held_out
+    from causalcf.datasets.released import spread
     from causalcf.recipes import RECIPES
     from causalcf.tables import read_table
 
@@ -109,5 +114,20 @@ def rows_of(
             raise DataError(f"there are no held-out rows of '{scm.graph.name}' in causalcf. Give --data, a directory or a table.")
         return RECIPES[scm.graph.name].batch(own, n or 64, seed, 1)
     if data.is_dir():
-        return held_out(scm, data, split=split, index=index, resize=resize).rows(slice(0, n))
-    return Batch(scm.graph, read_table(data, index=index, graph=scm.graph).iloc[:n], missing=missing)
+        return spread(held_out(scm, data, split=split, index=index, resize=resize), n)
+    frame = of_split(read_table(data, index=index, graph=scm.graph), split, data)
+    return Batch(scm.graph, frame.iloc[:n], missing=missing)
+
+
+def of_split(frame: pd.DataFrame, split: str | None, path: Path) -> pd.DataFrame:
+    """The rows of a table that its column `split` says are of a split; all of them, if it has no such column."""
+    if "split" not in frame.columns:
+        if split not in (None, "all"):
+            raise DataError(f"'{path}' has no column 'split', and so no rows of split '{split}'. Add one, or ask for all.")
+        return frame
+    part = split or "test"
+    found = frame if part == "all" else frame[frame["split"] == part]
+    if found.empty:
+        counts = ", ".join(f"{name} ({count})" for name, count in frame["split"].value_counts().items())
+        raise DataError(f"'{path}' has no rows of split '{part}'. Splits are: {counts}. Name one, or all (--split).")
+    return found

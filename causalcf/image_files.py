@@ -1,4 +1,4 @@
-"""Images on disk, decoded when they are asked for: PNG, JPEG, TIFF (8 or 16 bits), NPY, DICOM."""
+"""Images on disk, decoded when they are asked for: PNG, JPEG, TIFF (8 or 16 bits, or numbers from 0 to 1), NPY, DICOM."""
 
 from __future__ import annotations
 
@@ -34,29 +34,36 @@ def _grey_levels(array: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
 
 
 def _read_dicom(path: Path) -> NDArray[np.uint8]:
-    """Grey levels as the file's own window shows them, dark to bright."""
+    """Grey levels as the file's own window shows them, dark to bright; without one, from the least value to the greatest."""
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
-        from pydicom.pixels.processing import apply_voi_lut
+        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
     except ImportError as error:
         raise DataError(f"'{path}' is DICOM, which needs pydicom: pip install 'causalcf[medical]'.") from error
     try:
         file = pydicom.dcmread(path)
-        shown = np.asarray(apply_voi_lut(file.pixel_array, file), dtype=np.float64)
+        values, ends = apply_modality_lut(file.pixel_array, file), np.array([-np.inf, np.inf])
+        if file.get("VOILUTSequence"):
+            values = np.rint(values).astype(np.int64)  # places in a table of grey levels
+        else:
+            ends = apply_voi_lut(ends, file)  # black and white of the window; infinite as they were, if there is none
+        shown = np.asarray(apply_voi_lut(values, file), dtype=np.float64)
     except (InvalidDicomError, OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, EOFError) as error:
         raise DataError(f"cannot read the image '{path}': {str(error).splitlines()[0] if str(error) else error!r}.") from error
-    low, high = float(shown.min()), float(shown.max())
-    shares = (shown - low) / (high - low) if high > low else np.zeros_like(shown)
+    low, high = ends if np.isfinite(ends).all() else (shown.min(), shown.max())
+    shares = (shown - low) / (high - low) if high != low else np.zeros_like(shown)
     if file.get("PhotometricInterpretation") == "MONOCHROME1":
         shares = 1 - shares
     return np.rint(shares * 255).astype(np.uint8)
 
 
 def _pillow(pixels: Any, path: Path) -> Any:
-    """What Pillow opened, with 16 bits of grey scaled to 8; Pillow itself would clip them."""
+    """What Pillow opened, with 16 bits or fractions of grey scaled to 8 bits; Pillow itself would clip them."""
     from PIL import Image
 
+    if pixels.mode == "F":
+        return Image.fromarray(_grey_levels(np.asarray(pixels), path))
     if not (pixels.mode.startswith("I;16") or pixels.mode == "I"):
         return pixels
     deep = np.asarray(pixels)

@@ -221,7 +221,7 @@ def fit_judges(
     if image is None and not batch.images:
         return {name: TableJudge.fit(batch, name) for name in graph.attributes if effects_of(graph, name)}
     image = image or graph.images[0]
-    pixels = torch.from_numpy(batch.images[image])
+    pixels = torch.from_numpy(np.asarray(batch.images[image]))
     judges: dict[str, Any] = {}
     for name in graph.parents(image):
         if name in rulers:

@@ -6,9 +6,10 @@ A file is complete or absent: it is written beside its final name and then renam
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def read_table(path: str | Path, *, index: str | None = None, graph: CausalGraph
         path: .csv, .tsv (either also .gz), .jsonl or .parquet.
         index: the column that names a row; without it, Parquet's own index or the row number. A row's random numbers are a
             function of its index, so name one if the rows may be reordered.
-        graph: whose labels that are texts, such as '7', are read from CSV and TSV as texts, though they look like numbers.
+        graph: whose labels that are texts, such as '7' or 'None', are read from CSV and TSV as texts, though they look like
+            numbers or like something missing.
 
     Raises:
         DataError: there is no such file, it is damaged, or it has no such column.
@@ -70,8 +72,7 @@ def read_table(path: str | Path, *, index: str | None = None, graph: CausalGraph
         elif suffix == ".jsonl":
             frame = pd.read_json(path, lines=True, orient="records", dtype=False)
         else:
-            texts = dict.fromkeys(_text_labels(graph), str)
-            frame = pd.read_csv(path, sep="\t" if ".tsv" in suffix else ",", low_memory=False, dtype=texts)
+            frame = _read_text(path, "\t" if ".tsv" in suffix else ",", _text_labels(graph))
     except (OSError, ValueError, EOFError) as error:  # pyarrow's and pandas' own errors are among these
         raise DataError(f"cannot read the table '{path}': {str(error).splitlines()[0]}.") from error
     if index is None:
@@ -83,26 +84,38 @@ def read_table(path: str | Path, *, index: str | None = None, graph: CausalGraph
     return frame.set_index(index)
 
 
-def _text_labels(graph: CausalGraph | None) -> list[str]:
-    """The attributes whose labels are texts."""
+def _text_labels(graph: CausalGraph | None) -> dict[str, Sequence[str | int]]:
+    """The attributes whose labels are texts, with these."""
     nodes = [] if graph is None else [graph.node(name) for name in graph.attributes]
-    return [node.name for node in nodes if node.states and all(isinstance(state, str) for state in node.states)]
+    return {node.name: node.states for node in nodes if node.states and all(isinstance(state, str) for state in node.states)}
+
+
+def _read_text(path: Path, separator: str, labels: Mapping[str, Sequence[str | int]]) -> pd.DataFrame:
+    """A CSV or TSV file. A word that pandas takes for a missing value, such as NA, is a label where it is among these."""
+    frame = pd.read_csv(path, sep=separator, low_memory=False, dtype=dict.fromkeys(labels, str))
+    gaps = [name for name in labels if name in frame.columns and frame[name].isna().any()]
+    if gaps:
+        words = pd.read_csv(path, sep=separator, usecols=gaps, dtype=str, keep_default_na=False).set_axis(frame.index)
+        for name in gaps:
+            frame[name] = frame[name].mask(words[name].isin(labels[name]), words[name])
+    return frame
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
     """Write a table, its kind told by the suffix: .csv, .tsv, .jsonl or .parquet; the index is kept.
+
+    In a text file it is a column by its name, or `index`; with `_2` after it if there is such a column.
 
     Raises:
         DataError: the suffix is none of these, or the place cannot be written to.
     """
     path = Path(path)
     suffix = _suffix(path)
-    named = frame if _is_plain(frame.index) else frame.reset_index(names=frame.index.name or "index")
     writers: dict[str, Callable[[Any], Any]] = {
         ".parquet": lambda file: frame.to_parquet(file, engine="pyarrow", write_page_checksum=True),
-        ".jsonl": lambda file: named.to_json(file, orient="records", lines=True, double_precision=15),
-        ".csv": lambda file: named.to_csv(file, index=False),
-        ".tsv": lambda file: named.to_csv(file, index=False, sep="\t"),
+        ".jsonl": lambda file: _with_index(frame).to_json(file, orient="records", lines=True, double_precision=15),
+        ".csv": lambda file: _with_index(frame).to_csv(file, index=False),
+        ".tsv": lambda file: _with_index(frame).to_csv(file, index=False, sep="\t"),
     }
     compression = "gzip" if suffix.endswith(".gz") else None
     try:
@@ -127,6 +140,15 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
     except OSError as error:
         raise DataError(f"cannot write the table '{path}': {error.strerror or error}. Choose another --out.") from error
     return path
+
+
+def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its index as a column under a free name, unless that holds row numbers alone."""
+    if _is_plain(frame.index):
+        return frame
+    name = frame.index.name or "index"
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return frame.reset_index(names=next(free for free in names if free not in frame.columns))
 
 
 def _is_plain(index: pd.Index) -> bool:

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 
 from causalcf.cli import main
-from causalcf.cli_options import read_guidance
+from causalcf.cli_options import read_guidance, rows_of
+from causalcf.errors import DataError
 from causalcf.graph import load_graph
 from causalcf.guidance import ClassifierFree, Decoupled, Plain
+from causalcf.store import load
 from causalcf.tables import read_table, write_table
 
 
@@ -283,3 +285,109 @@ def test_a_graph_is_converted_and_drawn_from_the_command_line(tmp_path, capsys):
     assert "Formats are: text, dagitty, dot, gml, toml" in capsys.readouterr().err
     assert main(["graphs", "--to", "dot"]) == 2
     assert "which graph?" in capsys.readouterr().err
+
+
+def test_a_split_of_a_table_is_that_of_its_column(clinic, capsys):
+    scm = load(clinic / "m")
+    frame = read_table(clinic / "t.parquet")
+    told = frame.assign(split=np.where(np.arange(400) < 300, "train", "test"))
+    path = write_table(told, clinic / "split.csv")
+    counts = {None: 100, "test": 100, "train": 300, "all": 400}
+    assert {split: len(rows_of(scm, path, split=split, index="patient")) for split in counts} == counts
+    assert rows_of(scm, path, n=3, index="patient").frame.index.tolist() == ["p300", "p301", "p302"]
+    with pytest.raises(DataError, match=r"no rows of split 'valid'\. Splits are: train \(300\), test \(100\)\. Name one, or all"):
+        rows_of(scm, path, split="valid")
+    command = ["fit", str(clinic / "clinic.toml"), "--data", str(path), "--index", "patient", "--out", str(clinic / "some")]
+    assert main(command) == 0
+    assert load(clinic / "some").manifest["made"]["rows"] == 300
+    assert len(rows_of(scm, clinic / "t.parquet")) == len(rows_of(scm, clinic / "t.parquet", split="all")) == 400
+    assert main(["audit", str(clinic / "m"), "--data", str(clinic / "t.parquet"), "--split", "test"]) == 2
+    assert "t.parquet' has no column 'split', and so no rows of split 'test'" in capsys.readouterr().err
+
+
+def test_an_audit_whose_condition_has_no_answer_keeps_what_was_measured(clinic, capsys):
+    from causalcf.archive import load_report
+
+    out = clinic / "kept"
+    command = ["audit", str(clinic / "m"), "--data", str(clinic / "t.parquet"), "--out", str(out)]
+    assert main(command) == 0
+    assert main([*command, "--fail-on", "realism > 3", "--seed", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "names no number of this audit" in error
+    assert f"What was measured is kept in '{out / 'evidence'}'" in error
+    assert load_report(out / "evidence").settings["seed"] == 1
+    assert sorted(path.name for path in out.iterdir()) == ["evidence"]  # nothing of the audit before beside it
+
+
+def test_an_audit_is_refused_before_it_starts_where_it_cannot_be_written(clinic, capsys, monkeypatch):
+    from causalcf.archive import load_report
+
+    model, data, part = str(clinic / "m"), str(clinic / "t.parquet"), clinic / "one"
+    command = ["audit", model, "--data", data, "--n", "400"]
+    assert main([*command, "--shard", "1/2", "--out", str(part)]) == 0
+    assert main([*command, "--shard", "1/2", "--out", str(part)]) == 0
+    (clinic / "file").write_text("years of work")
+    monkeypatch.setattr("causalcf.soundness.audit", None)
+    for place, shard, said in (
+        (clinic / "m", None, "m' is a model or another causalcf directory. Choose another --out, outside it."),
+        (clinic / "m" / "audit", None, "m' is a model or another causalcf directory. Choose another --out"),
+        (clinic / "m" / "audit", "1/2", "m' is a model or another causalcf directory. Choose another --out"),
+        (clinic / "m", "1/2", "m' holds a model, and an audit does not replace it. Choose another name or --out"),
+        (part, "2/2", "one' holds shard 1/2 of an audit, and shard 2/2 of an audit does not replace it. Choose another"),
+        (part, None, "one' is a model or another causalcf directory"),
+        (clinic / "file", "1/2", "file' exists and is no causalcf directory"),
+        (clinic / "file" / "audit", None, "Not a directory. Choose another --out"),
+    ):
+        assert main([*command, "--out", str(place), *(["--shard", shard] if shard else [])]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["merge", str(part), "--out", str(part)]) == 2
+    assert "one' is a model or another causalcf directory" in capsys.readouterr().err
+    assert main(["fit", str(clinic / "clinic.toml"), "--data", data, "--out", str(part)]) == 2
+    assert "one' holds an audit, and a model does not replace it" in capsys.readouterr().err
+    assert load(clinic / "m").graph.name == "clinic"
+    assert load_report(part).settings["shard"] == [1, 2]
+
+
+def test_a_number_of_a_card_is_that_of_its_role_and_of_one_number_alone(clinic):
+    from causalcf.card import model_card
+
+    scm = load(clinic / "m")
+    about = {"do": "T", "low": None, "high": None, "floor": None, "truth": None, "unit": "", "n": 9}
+    scores = [{"measure": "amplification", "attribute": name, "role": role, "value": value, **about}
+              for name, role, value in (("T", "intervened", 9.0), ("Y", "affected", 3.0), ("Z", "invariant", 4.0))]  # fmt: skip
+    settings = {"model": scm.manifest["made"], "rows": 9, "seed": 0, "interventions": "mixed", "version": "1", "guidance": None,
+                "judges": {}, "intervals": ""}  # fmt: skip
+    audit = {"settings": settings, "scores": scores, "checks": []}
+    text = "{amplification.invariant} and {amplification.off_target do(T) Y}"
+    assert "4 (9 rows, seed 0, interventions mixed, causalcf 1) and 3 (" in model_card(scm, [audit], {"limits": text})
+    with pytest.raises(DataError, match=r"names 2 numbers .*: amplification do\(T\) Y, amplification do\(T\) Z\. Name one"):
+        model_card(scm, [audit], {"limits": "{amplification.off_target}"})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["clinic.toml", "--data", "t.parquet", "--rows", "200", "--person", "Z"], "--rows, --person do not apply to"),
+        (["clinic.toml", "--data", "t.parquet", "--paper-size"], "--paper-size does not apply to"),
+        (["clinic.toml", "--data", "t.parquet", "--minutes", "0", "--tracker", "mlflow"], "--minutes, --tracker do not apply to"),
+        (["clinic.toml", "--data", "t.parquet", "--precision", "bfloat16"], "t.parquet', a table without images. Leave that"),
+        (["clinic.toml", "--data", "absent", "--person", "Z"], "absent' is no table"),
+        (["morphomnist", "--size", "32", "--resize"], "--resize, --size do not apply without --data. Give that, or leave"),
+        (["clinic.toml", "--index", "Z"], "--index does not apply without --data"),
+    ],
+)
+def test_an_option_of_fit_that_would_do_nothing_is_refused(clinic, capsys, monkeypatch, words, said):
+    monkeypatch.setattr("causalcf.training.fit", None)
+    monkeypatch.chdir(clinic)
+    assert main(["fit", *words, "--out", "never"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (clinic / "never").exists()
+
+
+def test_an_interrupted_command_says_so_and_fails(monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("causalcf.graph.graph_names", interrupt)
+    assert main(["graphs"]) == 3
+    assert capsys.readouterr().err == "Stopped.\n"

@@ -1,6 +1,7 @@
 """A folder of images with a table is read as it is on disk, and every fault of it is told by name."""
 
 import json
+from dataclasses import replace
 from threading import get_ident
 
 import numpy as np
@@ -11,10 +12,14 @@ from PIL import Image
 
 import causalcf as ccf
 from causalcf.cli import main
+from causalcf.cli_options import rows_of
 from causalcf.datasets.folder import read_folder, split_folder
+from causalcf.datasets.released import spread
 from causalcf.encoding import EncodedFiles, encode_image, encode_rows
 from causalcf.graph import Node
 from causalcf.image_files import read_image
+from causalcf.judges import fit_judges
+from causalcf.recipes import recipe_for
 from causalcf.trainer import _ahead
 
 GREY, COLOUR = (Node("image", "image", shape=(channels, 32, 32)) for channels in (1, 3))
@@ -57,6 +62,7 @@ def test_an_image_is_the_same_in_every_format_that_loses_nothing(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.tif")
     Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "deep.tif")
+    Image.fromarray((pixels / 255).astype(np.float32)).save(tmp_path / "part.tif")
     for name, array in (("a", pixels), ("deep", pixels.astype(np.uint16) * 257), ("part", pixels / 255), ("first", pixels[None])):
         np.save(tmp_path / f"{name}.npy", array)
     for path in sorted(tmp_path.iterdir()):
@@ -99,6 +105,8 @@ def test_what_is_wrong_with_a_folder_is_told_by_name(folder, graph):
     refused("cannot read the image '.*code.npy'", file_name=[*names[:-1], "images/code.npy"])
     np.save(folder / "images" / "large.npy", np.full((32, 32), 300.0))
     refused("holds float64 numbers", file_name=[*names[:-1], "images/large.npy"])
+    Image.fromarray(np.full((32, 32), 300.0, dtype=np.float32)).save(folder / "images" / "large.tif")
+    refused("large.tif' holds float32 numbers", file_name=[*names[:-1], "images/large.tif"])
     table.drop(columns="file_name").to_csv(folder / "metadata.csv", index=False)
     with pytest.raises(ccf.DataError, match="has no column 'file_name'"):
         read_folder(folder, graph)
@@ -162,19 +170,39 @@ def test_answers_and_training_are_the_same_from_disk_as_from_memory(folder, digi
     assert torch.equal(*trained)
 
 
-def test_dicom_is_read_as_its_window_shows_it(tmp_path):
+def write_dicom(path, stored, **more):
     pydicom = pytest.importorskip("pydicom")
+    file = pydicom.Dataset()
+    file.file_meta = pydicom.dataset.FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    file.SOPClassUID = file.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalMammographyXRayImageStorageForPresentation
+    file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    file.Rows = file.Columns = 32
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation, file.SamplesPerPixel = 16, 12, 11, 0, 1
+    file.PhotometricInterpretation, file.PixelData = "MONOCHROME2", stored.tobytes()
+    for name, value in more.items():
+        setattr(file, name, value)
+    file.save_as(path, enforce_file_format=True)
+
+
+def test_files_with_one_window_share_a_grey_scale_in_the_units_that_they_are_rescaled_to(tmp_path):
+    stored = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
+    window = {"WindowCenter": 1000, "WindowWidth": 2000, "VOILUTFunction": "LINEAR_EXACT"}
+    for name, slope in (("twice", 2), ("once", 1), ("down", -1)):
+        write_dicom(tmp_path / f"{name}.dcm", stored, RescaleSlope=slope, RescaleIntercept=0 if slope > 0 else 1023, **window)
+    values = stored.astype(float)
+    expected = {"twice": 2 * values, "once": values, "down": 1023 - values}
+    for name, value in expected.items():
+        grey = read_image(tmp_path / f"{name}.dcm", GREY)[0].astype(int)
+        assert abs(grey - np.clip(255 * value / 2000, 0, 255)).max() <= 0.5 + 1e-9, name  # rounded once
+    write_dicom(tmp_path / "sigmoid.dcm", stored, WindowCenter=512, WindowWidth=400, VOILUTFunction="SIGMOID")
+    assert read_image(tmp_path / "sigmoid.dcm", GREY)[0, 16, 0] == 128  # in the middle of the window
+
+
+def test_dicom_is_read_as_its_window_shows_it(tmp_path):
     stored = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
     for name, photometric in (("bright", "MONOCHROME2"), ("dark", "MONOCHROME1")):
-        file = pydicom.Dataset()
-        file.file_meta = pydicom.dataset.FileMetaDataset()
-        file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        file.SOPClassUID = file.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalMammographyXRayImageStorageForPresentation
-        file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-        file.Rows = file.Columns = 32
-        file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation, file.SamplesPerPixel = 16, 12, 11, 0, 1
-        file.PhotometricInterpretation, file.PixelData = photometric, stored.tobytes()
-        file.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+        write_dicom(tmp_path / f"{name}.dcm", stored, PhotometricInterpretation=photometric)
     bright, dark = (read_image(tmp_path / f"{name}.dcm", GREY)[0] for name in ("bright", "dark"))
     assert bright[0, 0] == 0
     assert bright[-1, -1] == 255
@@ -204,15 +232,16 @@ def test_images_of_a_folder_are_asked_from_the_command_line_and_the_answer_is_a_
     told = json.loads(capsys.readouterr().out)
     assert told["files"] == [str(out), str(out / "counterfactuals.png")]
     assert (out / "counterfactuals.png").read_bytes().startswith(b"\x89PNG")
-    asked = ccf.read_folder(folder, graph).rows(slice(0, 4))
+    asked = spread(ccf.read_folder(folder, graph), 4)
     answer = ccf.counterfactual(ccf.load("morphomnist"), asked, {"digit": "3"}, guidance=ccf.Plain(), seed=0)
     again = ccf.read_folder(out, graph, index="factual")
     assert again.frame["digit"].tolist() == ["3"] * 4
     assert again.frame.index.tolist() == asked.frame.index.tolist()
     assert np.array_equal(np.asarray(again.images["image"]), answer.images["image"])
-    several = ["--do", "digit=3", "--do", "intensity*=0.9, digit=4", "--n", "1"]
+    several = ["--do", "digit=3", "--do", "intensity*=0.9, digit=4", "--do", "intensity*=0.9,digit=4", "--n", "1"]
     assert main([*command, *several]) == 0
-    assert f"{out / 'intensity*=0.9_digit=4'}" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()
+    assert {str(out / "intensity*=0.9_digit=4"), str(out / "intensity*=0.9_digit=4-3")} < set(told)
     assert (out / "digit=3" / "00000.png").is_file()
     assert main([*command[:4], "--n", "1", "--do", "digit=3", "--out", str(tmp_path / "cf.csv")]) == 0
     assert pd.read_csv(tmp_path / "cf.csv")["digit"].tolist() == [3]
@@ -257,16 +286,82 @@ def test_a_model_of_a_folder_is_fitted_and_audited_on_the_rows_it_was_not_fitted
     assert main([*fit, "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["made"]
     assert made["command"].startswith(f"causalcf fit morphomnist --data {ward.name} --person person --out model --steps 2")
-    assert made["data"] == {"dealt": True, "person": "person", "index": None, "resize": False}
+    dealt = split_folder(ward, ccf.load_graph("morphomnist"), person="person")
+    assert made["data"] == {"dealt": True, "people": dealt.people, "person": "person", "index": None, "resize": False}
     assert set(made["judges"]) == {"thickness", "intensity", "digit"}
     assert main(["audit", model, "--data", str(ward), "--steps", "3", "--again-rows", "2", "--out", out, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["settings"]["rows"] == 6  # a fifth of the people, whom the model was not fitted to
-    held_out = split_folder(ward, ccf.load_graph("morphomnist"), person="person").split("test").frame.index
+    held_out = dealt.split("test").frame.index
     assert set(ccf.load_report(f"{out}/evidence").factual.frame.index) == set(held_out)
     assert set(ccf.held_out(ccf.load(model), ward).frame.index) == set(held_out)
-    tuned = ["tune", model, "--data", str(ward), "--n", "4", "--again-rows", "2", "--steps", "3", "--form", "nested"]
+    tuned = ["tune", model, "--data", str(ward), "--n", "5", "--again-rows", "2", "--steps", "3", "--form", "nested"]
     assert main([*tuned, "--weight", "2", "--out", str(tmp_path / "tuned"), "--json"]) == 0
     rules = {row["rule"] for row in json.loads(capsys.readouterr().out)["table"]}
     assert "plain" in rules
     assert len(rules) > 1
+    chosen_on = ccf.load(tmp_path / "tuned" / "model").manifest["made"]["tuning"]["rows"]
+    assert chosen_on == len(dealt.split("valid")) == 3  # of one person
+
+
+def test_who_was_held_out_is_not_told_once_other_people_are_in_the_table(ward, graph, tmp_path):
+    scm, table = ccf.SCM(graph), pd.read_csv(ward / "metadata.csv", dtype={"digit": str})
+
+    def asked(table, split=None, **more):
+        table.to_csv(tmp_path / "metadata.csv", index=False)
+        made = {"dealt": True, "person": "person", "people": split_folder(ward, graph, person="person").people, **more}
+        scm.manifest = {"made": {"data": {name: value for name, value in made.items() if value is not None}}}
+        return ccf.held_out(scm, tmp_path, split=split).frame
+
+    assert len(asked(table)) == 6
+    assert asked(table.iloc[::-1]).index.tolist() == asked(table).index.tolist()[::-1]
+    assert len(asked(table.iloc[:29])) == 6  # a row fewer of somebody who is still there
+    gone = table[table["person"] != "p4"]
+    for split in (None, "valid"):
+        with pytest.raises(ccf.DataError, match=r"the people in '.*' are not those that were dealt out .* column 'split'"):
+            asked(gone, split)
+    with pytest.raises(ccf.DataError, match=r"the rows in '.*' are not those"):
+        asked(gone, person=None)
+    assert len(asked(gone, "all")) == len(gone) == 27
+    assert len(asked(gone.assign(split="test"))) == 27  # the table says it itself
+    assert len(asked(gone, people=None))  # of a model from before, nothing is known
+
+
+def test_nobody_is_in_two_splits_of_a_table(ward, graph, tmp_path):
+    table = pd.read_csv(ward / "metadata.csv", dtype={"digit": str}).assign(split=["train"] * 29 + ["test"])
+    table.to_csv(tmp_path / "metadata.csv", index=False)
+    assert len(split_folder(tmp_path, graph).split("test")) == 1
+    with pytest.raises(ccf.DataError, match=r"person 'p9' is in the splits train and test\. Correct the column split"):
+        split_folder(tmp_path, graph, person="person")
+
+
+def test_so_many_rows_of_a_folder_are_from_all_over_its_table(ward, graph):
+    whole, released = read_folder(ward, graph), split_folder(ward, graph)
+    some = rows_of(ccf.SCM(graph), ward, n=12).frame.index
+    assert some.tolist() == [name for name in whole.frame.index if name in set(some)]  # in the table's order
+    assert set(some) != set(whole.frame.index[:12])
+    turned = spread(whole.rows(np.arange(30)[::-1]), 12).frame.index
+    assert set(turned) == set(some)  # whatever the order, the same rows
+    assert set(spread(whole, 5).frame.index) < set(some)
+    for enough in (None, 30, 31):
+        assert spread(whole, enough).frame.index.equals(whole.frame.index)
+    drawn = recipe_for(released).batch("test", 3, 0).frame.index
+    assert drawn.equals(spread(released.split("test"), 3).frame.index)
+
+
+def test_judges_are_fitted_to_images_on_disk(folder, graph):
+    nodes = [graph.node("thickness"), graph.node("intensity"), replace(graph.node("image"), parents=("thickness", "intensity"))]
+    rulers = {"thickness": "thickness", "intensity": "intensity"}
+    assert set(fit_judges(read_folder(folder, ccf.CausalGraph("strokes", nodes)), rulers=rulers)) == set(rulers)
+
+
+def test_an_answer_about_a_folder_that_is_an_answer_is_a_folder_too(folder, graph):
+    def answered(source, name):
+        batch = read_folder(source, graph)
+        known = pd.Series(True, index=batch.frame.index)
+        return ccf.Counterfactual(batch.frame, batch.loaded().images, batch, {}, frozenset(), known, {}).to_folder(folder / name)
+
+    again = read_folder(answered(answered(folder, "one"), "two"), graph, index="factual")
+    assert again.frame.index.tolist()[:2] == ["00000.png", "00001.png"]
+    assert list(again.frame.columns).count("factual") == 0
+    assert again.images["image"].shape == (6, 1, 32, 32)

@@ -217,7 +217,7 @@ def test_morpho_mnist_is_read_as_deepscm_released_it(tmp_path):
         ("celebahq", "CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt", "CelebA-HQ-to-CelebA-mapping.txt .* part of CelebAMask-HQ"),
         ("mimic_cxr", "patients.csv", "patients.csv or .* MIMIC-IV, for credentialed users"),
         ("mimic_cxr", "files", "there is no files in"),
-        ("embed", "markers.csv", "there is no table of markers in '.*'. It has a line an image with image_path"),
+        ("embed", "markers.csv", "there is no table of markers in '.*'. It may have any name, and a line an image with"),
         ("embed", "EMBED_OpenData_clinical.csv", "EMBED_OpenData_clinical.csv .* for registered users"),
     ],
 )
@@ -294,3 +294,55 @@ def test_a_small_network_sees_large_images_scaled(written, tmp_path, capsys, mon
     assert not made["images"]["image"]["mirror"]  # a heart is on one side
     assert ("--size 32" in made["command"]) == bool(asked)
     assert main(["audit", model, "--data", data, "--steps", "2", "--n", "4", "--out", str(tmp_path / "a"), "--json"]) == 0
+
+
+def test_prepared_tables_of_chests_may_have_other_diseases_and_say_who_is_on_a_row(tmp_path):
+    for place, split in enumerate(("train", "valid", "test")):
+        table = {
+            "path_preproc": [f"{split}{row}.jpg" for row in range(4)], "age": 50.0, "sex_label": 0, "race_label": 1,
+            "disease": ["Other", "No Finding", "Pleural Effusion", "Other"] if place else [2, 0, 1, 0],
+            "subject_id": [10 * place, 10 * place, 10 * place + 1, 10 * place + 1],
+        }  # fmt: skip
+        pd.DataFrame(table).to_csv(tmp_path / f"{split}.csv", index=False)
+    found = read_study("mimic_cxr", tmp_path)
+    assert found.dropped == {"neither pleural effusion nor no finding": 5}
+    nothing, effusion = "No Finding", "Pleural Effusion"
+    assert found.batch.frame["finding"].tolist() == [nothing, effusion, nothing, nothing, effusion, nothing, effusion]
+    assert found.person == "subject_id"
+    assert found.batch.frame["subject_id"].tolist() == [0, 1, 1, 10, 11, 20, 21]
+    test = pd.read_csv(tmp_path / "test.csv")
+    test.drop(columns="subject_id").to_csv(tmp_path / "test.csv", index=False)
+    assert read_study("mimic_cxr", tmp_path).person is None
+    test.assign(disease="Oter").to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(ccf.DataError, match="has disease 'Oter': it is one of 0, 1, 2, No Finding"):
+        read_study("mimic_cxr", tmp_path)
+
+
+def test_the_labels_of_markers_may_have_any_name(written, tmp_path):
+    root = tmp_path / "breasts"
+    shutil.copytree(written["embed"], root)
+    (root / "markers.csv").rename(root / "predicted.csv")
+    (root / "about the markers.txt").write_text("These are predictions.")
+    (root / "a.csv").write_text("image_path,device\nx.png,GE\n")
+    frame = read_study("embed", written["embed"]).batch.frame
+    assert read_study("embed", root).batch.frame.equals(frame)
+    labels = pd.read_csv(root / "predicted.csv")
+    labels.assign(**{"circle marker": 1}).to_csv(root / "the markers.csv", index=False)
+    assert read_study("embed", root).batch.frame["circle_marker"].tolist() == [1] * 40  # one that is called so comes first
+
+
+def test_a_mammogram_that_is_no_png_is_read_where_the_release_has_its_dicom_file(written, tmp_path):
+    root = tmp_path / "breasts"
+    shutil.copytree(written["embed"], root)
+    path = pd.read_csv(root / "EMBED_OpenData_metadata.csv")["anon_dicom_path"][0]
+    assert path.startswith("/mnt/")  # as released
+    png = next((root / "images/png").rglob(f"{path.rsplit('/', 1)[1].removesuffix('.dcm')}.png"))
+    png.unlink()
+    found = read_study("embed", root).batch
+    with pytest.raises(ccf.DataError, match=r"there is no image '.*\.png', and its DICOM file is not below 'images' either"):
+        _ = found.images["image"][0]
+    original = root / "images" / path[path.index("cohort_1/") :]
+    original.parent.mkdir(parents=True)
+    shutil.copy(next((root / "images/png").rglob("*.png")), original)
+    files = read_study("embed", root).batch.images["image"]
+    assert root / files.names[0] == original

@@ -90,3 +90,29 @@ def test_a_failed_write_leaves_the_old_table(tmp_path):
         write_table(pd.DataFrame({"x": [object(), 1]}), path)
     pd.testing.assert_frame_equal(read_table(path), FRAME)
     assert [entry.name for entry in tmp_path.iterdir()] == ["t.parquet"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_label_that_reads_as_missing_is_a_label_where_the_graph_has_it(tmp_path, suffix):
+    nodes = [Node("lesion", "categorical", states=("None", "NA", "mass")), Node("site", "categorical", states=("a", "b"))]
+    graph = CausalGraph("breast", nodes)
+    labels = ["None", "NA", "mass", None]
+    path = write_table(pd.DataFrame({"lesion": labels, "age": [1.0, 2.0, 3.0, 4.0], "site": "a"}), tmp_path / f"t{suffix}")
+    found = read_table(path, graph=graph)
+    assert found["lesion"].astype(object).where(found["lesion"].notna(), None).tolist() == labels
+    path = tmp_path / "holes.csv"
+    path.write_text("lesion,site\nNone,NA\nnull,b\n,a\n")
+    found = read_table(path, graph=graph)
+    assert found["lesion"].isna().tolist() == [False, True, True]
+    assert found["site"].isna().tolist() == [True, False, False]  # NA is no site
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_an_index_is_kept_beside_a_column_of_its_name(tmp_path, suffix):
+    frame = pd.DataFrame({"index": [1, 2], "index_2": [3, 4]}, index=["a", "b"])
+    back = read_table(write_table(frame, tmp_path / f"t.{suffix}"))
+    assert back[["index", "index_2"]].to_numpy().tolist() == [[1, 3], [2, 4]]
+    assert (back.index if suffix == "parquet" else back["index_3"]).tolist() == ["a", "b"]
+    frame = frame.rename(columns={"index": "id"}).rename_axis("id")
+    back = read_table(write_table(frame, tmp_path / f"t.{suffix}"))
+    assert (back.index if suffix == "parquet" else back["id_2"]).tolist() == ["a", "b"]

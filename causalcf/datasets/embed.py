@@ -3,8 +3,10 @@
     EMBED_OpenData_metadata.csv       an image a line: anon_dicom_path, empi_anon, acc_anon, FinalImageType, ImageLateralityFinal,
                                       ViewPosition, spot_mag
     EMBED_OpenData_clinical.csv       an examination a line: empi_anon, acc_anon, tissueden (1 to 4), GENDER_DESC, age_at_study
-    markers.csv                       labels of markers: image_path, circle marker (0 or 1); any name with "marker" in it
-    images/png/1024x768/PATIENT/UID.png    16 bits; where it is missing, the DICOM file at anon_dicom_path below `images`
+    markers.csv                       labels of markers: image_path, circle marker (0 or 1); a table of any name, looked for
+                                      first among those with "marker" in it
+    images/png/1024x768/PATIENT/UID.png    16 bits; where it is missing, the DICOM file at anon_dicom_path, from its cohort_N
+                                           on, below `images`
 
 Kept are 2D images of women, MLO and CC views, without spot magnification, of density A to D. A breast is turned to the left.
 
@@ -15,9 +17,9 @@ markers: https://github.com/biomedia-mira/mammo-artifacts.
 
 from __future__ import annotations
 
-from functools import partial
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,14 +27,18 @@ import pandas as pd
 from causalcf.batch import Batch
 from causalcf.datasets.released import Filtered, Released, find, open_table, split_by
 from causalcf.errors import DataError
-from causalcf.graph import CausalGraph, load_graph
+from causalcf.graph import CausalGraph, Node, load_graph
 from causalcf.image_files import ImageFiles, read_image
+from causalcf.tables import is_table, read_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["read_embed"]
 
 _GET = "It is part of EMBED, for registered users: https://registry.opendata.aws/emory-breast-imaging-dataset-embed/."
 _GET_MARKERS = (
-    "It has a line an image with image_path and 'circle marker', 0 or 1; labels of others: "
+    "It may have any name, and a line an image with image_path and 'circle marker', 0 or 1; labels of others: "
     "https://github.com/biomedia-mira/mammo-artifacts."
 )
 _PNG = "images/png/1024x768"
@@ -52,21 +58,31 @@ def _to_left(mammogram: Any) -> Any:
 
 def _markers(root: Path) -> pd.Series:
     """Whether a circular marker is on an image, by the stem of its file."""
-    found = sorted(path for path in root.iterdir() if "marker" in path.name.lower() and path.is_file())
-    if not found:
-        raise DataError(f"there is no table of markers in '{root}'. {_GET_MARKERS}")
-    table = open_table(found[0], {"image_path": "image_path", "circle marker": "circle"}, _GET_MARKERS)
-    wrong = table.loc[~table["circle"].isin([0, 1]), "circle"]
-    if len(wrong):
-        raise DataError(f"'{found[0]}' has circle marker '{wrong.iloc[0]}': it is 0 or 1.")
-    stems = table["image_path"].map(lambda path: Path(str(path)).stem)
-    return table["circle"].astype(int).set_axis(stems).groupby(level=0).first()
+    files = [path for path in root.iterdir() if path.is_file() and not path.name.startswith("EMBED_OpenData_")]
+    for path in sorted(filter(is_table, files), key=lambda path: ("marker" not in path.name.lower(), path.name)):
+        table = read_table(path)
+        if not {"image_path", "circle marker"} <= set(table.columns):
+            continue
+        circle = table["circle marker"]
+        wrong = circle[~circle.isin([0, 1])]
+        if len(wrong):
+            raise DataError(f"'{path}' has circle marker '{wrong.iloc[0]}': it is 0 or 1.")
+        stems = table["image_path"].map(lambda path: Path(str(path)).stem)
+        return circle.astype(int).set_axis(stems).groupby(level=0).first()
+    raise DataError(f"there is no table of markers in '{root}'. {_GET_MARKERS}")
 
 
 def _file(root: Path, patient: str, dicom: str) -> str:
     """Where an image is, relative to the directory."""
     png = f"{_PNG}/{patient}/{Path(dicom).stem}.png"
-    return png if (root / png).is_file() or not (root / "images" / dicom).is_file() else f"images/{dicom}"
+    original = f"images/{re.sub(r'^.*/(?=cohort_[0-9]+/)', '', dicom).lstrip('/')}"  # the release has absolute paths
+    return png if (root / png).is_file() or not (root / original).is_file() else original
+
+
+def _read(path: Path, node: Node) -> NDArray[np.uint8]:
+    if not path.is_file():
+        raise DataError(f"there is no image '{path}', and its DICOM file is not below 'images' either. {_GET}")
+    return read_image(path, node, resize=True, edit=_to_left)
 
 
 def read_embed(directory: str | Path, graph: CausalGraph | str = "embed", *, jobs: int = 4) -> Released:
@@ -115,6 +131,5 @@ def read_embed(directory: str | Path, graph: CausalGraph | str = "embed", *, job
     )
     names = [_file(root, str(patient), str(dicom)) for patient, dicom in zip(frame["patient"], frame["dicom"], strict=True)]
     kept = frame.set_index("image_id")[["patient", "view", "laterality", "age", "density", "circle_marker", "split"]]
-    read = partial(read_image, resize=True, edit=_to_left)
-    files = ImageFiles(root, names, graph.node(graph.images[0]), read=read, jobs=jobs)
+    files = ImageFiles(root, names, graph.node(graph.images[0]), read=_read, jobs=jobs)
     return Released(Batch(graph, kept, {graph.images[0]: files}), rows.dropped, "patient")

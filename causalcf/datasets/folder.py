@@ -1,7 +1,7 @@
 """A folder of images with a table of their attributes: how users bring data of their own.
 
     DIR/metadata.csv    or .jsonl, .parquet: `file_name`, relative to DIR, and a column for every attribute of the graph
-    DIR/...             the images: PNG, JPEG, TIFF (8 or 16 bits), NPY, DICOM
+    DIR/...             the images: PNG, JPEG, TIFF (8 or 16 bits, or numbers from 0 to 1), NPY, DICOM
 
 This is the layout that Hugging Face's datasets call imagefolder, https://huggingface.co/docs/datasets/image_dataset.
 """
@@ -79,7 +79,7 @@ def split_folder(
         person: the column that says who a row is of, so that nobody is in two splits; without it every row is of somebody else.
 
     Raises:
-        DataError: as `read_folder`, or there is no such column.
+        DataError: as `read_folder`, there is no such column, or somebody is in two of the table's own splits.
     """
     batch = read_folder(folder, graph, index=index, resize=resize, jobs=jobs)
     frame = batch.frame
@@ -94,4 +94,18 @@ def split_folder(
     odd = sorted(set(map(str, frame["split"])) - set(SPLITS))
     if odd:
         raise DataError(f"the column split has '{odd[0]}'. It holds {', '.join(SPLITS)}.")
+    if person is not None and not dealt:
+        _check_people(frame, person)
     return Released(Batch(graph, frame, batch.images), {}, person, dealt)
+
+
+def _check_people(frame: pd.DataFrame, person: str) -> None:
+    """That nobody is in two splits."""
+    pairs = frame[[person, "split"]].dropna().drop_duplicates()
+    twice = pairs.loc[pairs[person].duplicated(), person]
+    if len(twice):
+        splits = pairs.loc[pairs[person] == twice.iloc[0], "split"]
+        raise DataError(
+            f"{person} '{twice.iloc[0]}' is in the splits {' and '.join(splits)}. Correct the column split, drop it to have "
+            "people dealt out, or do not say who a row is of (person, --person)."
+        )

@@ -8,7 +8,8 @@
 
 The tables of MIMIC-IV may also lie in `hosp/` or `core/`. Rows are kept and labelled by the rules of the studies before: one
 recorded race of White, Asian and Black; frontal views; effusion or nothing found; age from the anchor year. A folder of prepared
-tables is read as well: `train.csv`, `valid.csv`, `test.csv` with `path_preproc`, `age`, `sex_label`, `race_label`, `disease`.
+tables is read as well: `train.csv`, `valid.csv`, `test.csv` with `path_preproc`, `age`, `sex_label`, `race_label`, `disease`, and
+`subject_id` if all of them have it.
 
 A. Johnson et al., "MIMIC-CXR-JPG, a large publicly available database of labeled chest radiographs", 2019,
 https://arxiv.org/abs/1901.07042; A. Johnson et al., "MIMIC-IV, a freely accessible electronic health record dataset", Scientific
@@ -38,6 +39,8 @@ _SEED = 42
 _RACES = {"WHITE": "White", "ASIAN": "Asian", "BLACK": "Black"}  # by the first word of what the hospital recorded
 _SEXES = ("Male", "Female")
 _FINDINGS = ("No Finding", "Pleural Effusion")
+_OTHER = "Other"  # of prepared tables
+_NEITHER = "neither pleural effusion nor no finding"
 
 
 def _table(root: Path, stem: str, how: str, folders: tuple[str, ...] = ("",)) -> Path:
@@ -76,7 +79,7 @@ def _released(root: Path, graph: CausalGraph, jobs: int) -> Released:
     rows.keep("no race, several, or another than White, Asian and Black", rows.frame["race"].notna())
     rows.keep("no frontal view (AP, PA)", rows.frame["ViewPosition"].isin(["AP", "PA"]))
     effusion, nothing = rows.frame["Pleural Effusion"] == 1, rows.frame["No Finding"] == 1
-    rows.keep("neither pleural effusion nor no finding", effusion | nothing)
+    rows.keep(_NEITHER, effusion | nothing)
     frame = rows.frame
     date = frame["StudyDate"].astype(np.int64)
     frame = frame.assign(
@@ -108,21 +111,20 @@ def _prepared(root: Path, graph: CausalGraph, jobs: int) -> Released:
     parts = []
     for split in SPLITS:
         path = find(root, [f"{split}.csv"], "Prepared tables are train.csv, valid.csv and test.csv.")
-        table = open_table(path, ["path_preproc", "age", "sex_label", "race_label", "disease"], "Name its columns so.")
-        parts.append(
-            pd.DataFrame(
-                {
-                    "file_name": table["path_preproc"],
-                    "race": _labelled(table["race_label"], tuple(_RACES.values()), path),
-                    "sex": _labelled(table["sex_label"], _SEXES, path),
-                    "age": table["age"].astype(float),
-                    "finding": _labelled(table["disease"], _FINDINGS, path),
-                    "split": split,
-                }
-            )
+        columns = ["path_preproc", "age", "sex_label", "race_label", "disease"]
+        table = open_table(path, columns, "Name its columns so.", optional=["subject_id"])
+        known = table.assign(
+            race=_labelled(table["race_label"], tuple(_RACES.values()), path),
+            sex=_labelled(table["sex_label"], _SEXES, path),
+            age=table["age"].astype(float),
+            finding=_labelled(table["disease"], (*_FINDINGS, _OTHER), path),
+            split=split,
         )
-    frame = pd.concat(parts).set_index("file_name")
-    return Released(_batch(graph, root, frame.index.to_numpy(), frame, jobs), {})
+        parts.append(known.drop(columns=["sex_label", "race_label", "disease"]))
+    rows = Filtered(pd.concat(parts, join="inner").rename(columns={"path_preproc": "file_name"}).set_index("file_name"))
+    rows.keep(_NEITHER, rows.frame["finding"] != _OTHER)
+    batch = _batch(graph, root, rows.frame.index.to_numpy(), rows.frame, jobs)
+    return Released(batch, rows.dropped, "subject_id" if "subject_id" in rows.frame.columns else None)
 
 
 def _batch(graph: CausalGraph, images: Path, names: np.ndarray, frame: pd.DataFrame, jobs: int) -> Batch:

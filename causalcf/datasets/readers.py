@@ -73,6 +73,10 @@ def open_data(
         DataError: it is neither, or something in it is missing or damaged.
     """
     if is_study(graph, directory):
+        if index or person:
+            raise DataError(
+                f"'{directory}' is {graph.name} as released, which says itself what a row is called and who it is of."
+            )
         return read_study(graph.name, directory, graph)
     return split_folder(directory, graph, index=index or "file_name", person=person, resize=resize)
 
@@ -91,7 +95,8 @@ def held_out(
         resize: of a folder, crop and scale images of another size; as in fitting unless told.
 
     Raises:
-        DataError: something in the directory is missing or damaged, or there is no such split.
+        DataError: something in the directory is missing or damaged, there is no such split, or the rows would be dealt out
+            otherwise than for fitting, as others are among them.
     """
     made: dict[str, Any] = (scm.manifest or {}).get("made", {}).get("data") or {}
     released = open_data(
@@ -102,7 +107,15 @@ def held_out(
         resize=resize or bool(made.get("resize")),
     )
     part = split or ("test" if made.get("dealt") or not released.dealt else "all")
-    return released.batch if part == "all" else released.split(part)
+    if part == "all":
+        return released.batch
+    if made.get("dealt") and released.dealt and made.get("people", released.people) != released.people:
+        raise DataError(
+            f"the {'people' if released.person else 'rows'} in '{directory}' are not those that were dealt out when the model "
+            "was fitted, so that who was held out is not known. Give the table a column 'split' (train, valid, test); or, if the "
+            "model was fitted to none of them, ask for all (split='all', --split all)."
+        )
+    return released.split(part)
 
 
 def check_data(study: str, directory: str | Path, *, every: bool = False) -> dict[str, Any]:

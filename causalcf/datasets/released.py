@@ -6,6 +6,7 @@ whose images stay on disk, and what every filter dropped.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from causalcf.tables import read_table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Filtered", "Released", "find", "open_table", "split_by"]
+__all__ = ["SPLITS", "Filtered", "Released", "find", "open_table", "split_by", "spread"]
 
 SPLITS = ("train", "valid", "test")
 _JUDGED = 0.2  # of the people of the training split, to train judges
@@ -43,6 +44,13 @@ class Released:
     dropped: Mapping[str, int]
     person: str | None = None
     dealt: bool = False
+
+    @property
+    def people(self) -> str:
+        """A digest of who is in the data, on which depends how they are dealt out."""
+        frame = self.batch.frame
+        names = sorted(set(map(str, frame.index if self.person is None else frame[self.person])))
+        return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
 
     def split(self, name: str) -> Batch:
         """The rows of one split; `judge` are those of a fifth of the people of the training split, whom `train` is without.
@@ -97,13 +105,14 @@ def find(directory: Path, names: Sequence[str], how: str) -> Path:
     raise DataError(f"there is no {' or '.join(names)} in '{directory}'. {how}")
 
 
-def open_table(path: Path, columns: Mapping[str, str] | Sequence[str], how: str) -> pd.DataFrame:
+def open_table(path: Path, columns: Mapping[str, str] | Sequence[str], how: str, *, optional: Sequence[str] = ()) -> pd.DataFrame:
     """Some columns of a table, under names of ours where a mapping is given.
 
     Args:
         path: of a table that `causalcf.read_table` reads.
         columns: which, or from their names in the file to ours.
         how: the file can be got.
+        optional: columns that are given too where they are there.
 
     Raises:
         DataError: a column is not there.
@@ -112,7 +121,7 @@ def open_table(path: Path, columns: Mapping[str, str] | Sequence[str], how: str)
     absent = [name for name in columns if name not in frame.columns]
     if absent:
         raise DataError(f"'{path}' has no column {', '.join(absent)}. It has: {', '.join(map(str, frame.columns[:30]))}. {how}")
-    found = frame[list(columns)]
+    found = frame[[*columns, *(name for name in optional if name in frame.columns)]]
     return found.rename(columns=dict(columns)) if isinstance(columns, Mapping) else found
 
 
@@ -131,3 +140,11 @@ def split_by(people: pd.Series, shares: Mapping[str, float], seed: int) -> pd.Se
     for name, start, end in zip(shares, [0, *ends[:-1]], ends, strict=True):
         names[start:end] = name
     return people.map(dict(zip(order, names, strict=True)))
+
+
+def spread(batch: Batch, rows: int | None) -> Batch:
+    """So many rows at most, from all over a batch and in its order: which, is a function of what they are called alone."""
+    if rows is None or rows >= len(batch):
+        return batch
+    chance = RowGenerator(0, row_keys(batch.frame.index)).stream("spread").uniform().numpy()
+    return batch.rows(np.sort(np.argsort(chance)[:rows]))

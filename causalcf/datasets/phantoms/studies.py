@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["PHANTOMS", "Phantom", "phantom"]
 
 _PART = 128  # pictures that are drawn together
+_ORIGINALS = "/mnt/NAS2/mammo/anon_dicom/cohort_1"  # where EMBED's tables say that DICOM files are
 _VIEWS = [(side, view) for side in "LR" for view in ("CC", "MLO")]
 Asked = Mapping[str, Any]
 
@@ -194,7 +195,7 @@ def _write_breasts(directory: Path, frame: pd.DataFrame, picture: Callable[[pd.D
     person, side, view = zip(*(name.split(".") for name in frame.index), strict=True)
     who = pd.DataFrame({"empi_anon": person, "acc_anon": person}).astype(int)
     shots = who.assign(
-        anon_dicom_path=[f"cohort_1/{patient}/{name}.dcm" for patient, name in zip(person, frame.index, strict=True)],
+        anon_dicom_path=[f"{_ORIGINALS}/{patient}/{name}.dcm" for patient, name in zip(person, frame.index, strict=True)],
         FinalImageType="2D", ImageLateralityFinal=side, ViewPosition=view, spot_mag=np.nan,
     )  # fmt: skip
     shots.to_csv(directory / "EMBED_OpenData_metadata.csv", index=False)
