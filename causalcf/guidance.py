@@ -45,7 +45,10 @@ import torch
 from causalcf.errors import DataError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    Rows = slice | NDArray[np.int64]
 
 __all__ = [
     "Adjusted",
@@ -91,11 +94,11 @@ class Guidance(ABC):
         """Whether `changed` should be the parents whose value moved in the row, instead of those that the graph reaches."""
         return False
 
-    def rows(self, rows: slice, total: int) -> Self:
+    def rows(self, rows: Rows, total: int) -> Self:
         """This rule for some of the rows of a batch; itself unless it has a weight a row.
 
         Args:
-            rows: which ones.
+            rows: which ones, as a slice or by their places.
             total: how many rows the batch has, which a weight a row must have too.
         """
         return self
@@ -132,7 +135,7 @@ def _checked(name: str, weight: Any) -> Any:
     return float(given) if given.ndim == 0 else given
 
 
-def _some(name: str, weight: Any, rows: slice, total: int) -> Any:
+def _some(name: str, weight: Any, rows: Rows, total: int) -> Any:
     """Some rows of a weight."""
     if not isinstance(weight, np.ndarray):
         return weight
@@ -164,6 +167,13 @@ class Grouped(Guidance):
         return _collect(terms)
 
 
+def _check_inner(rule: Any) -> None:
+    if not isinstance(rule.inner, Grouped):
+        raise DataError(
+            f"{type(rule).__name__} goes on top of classifier-free or decoupled guidance, not of {type(rule.inner).__name__}."
+        )
+
+
 @dataclass(frozen=True)
 class Plain(Guidance):
     """The plain conditional: all parents shown, one pass."""
@@ -184,7 +194,7 @@ class ClassifierFree(Grouped):
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", _checked("weight", self.weight))
 
-    def rows(self, rows: slice, total: int) -> Self:
+    def rows(self, rows: Rows, total: int) -> Self:
         return replace(self, weight=_some("weight", self.weight, rows, total))
 
     def parts(self, parents: Sequence[str], changed: Shown, t: int) -> tuple[dict[Shown, Any], list[Difference]]:
@@ -229,6 +239,8 @@ class Decoupled(Grouped):
             several = isinstance(given, Mapping)
             checked = {key: _checked(key, weight) for key, weight in given.items()} if several else _checked(name, given)
             object.__setattr__(self, name, checked)
+        if isinstance(self.invariant, Mapping) and not self.invariant:
+            object.__setattr__(self, "invariant", 1.0)
         if self.form not in get_args(Form):
             raise DataError(f"guidance has no form '{self.form}'. Forms are: {', '.join(get_args(Form))}.")
         if isinstance(self.groups, str):
@@ -240,6 +252,13 @@ class Decoupled(Grouped):
         twice = sorted({parent for parent in members if members.count(parent) > 1})
         if twice:
             raise DataError(f"guidance has {', '.join(twice)} in two groups. A parent is in one at most.")
+        named = {*self.weights, *(self.invariant if isinstance(self.invariant, Mapping) else ())}
+        for name, group in self._explicit.items():
+            inside = sorted(named.intersection(group) - {name})
+            if inside:
+                raise DataError(
+                    f"guidance has a weight for {inside[0]}, which is in group '{name}'. Weigh the group by its name."
+                )
 
     @property
     def _explicit(self) -> Mapping[str, Sequence[str]]:
@@ -249,7 +268,7 @@ class Decoupled(Grouped):
     def by_moved(self) -> bool:
         return self.groups == "moved"
 
-    def rows(self, rows: slice, total: int) -> Self:
+    def rows(self, rows: Rows, total: int) -> Self:
         return replace(
             self,
             weight=_some("weight", self.weight, rows, total),
@@ -257,7 +276,7 @@ class Decoupled(Grouped):
             weights=self._some_named("weights", rows, total),
         )
 
-    def _some_named(self, name: str, rows: slice, total: int) -> Any:
+    def _some_named(self, name: str, rows: Rows, total: int) -> Any:
         given = getattr(self, name)
         if not isinstance(given, Mapping):
             return _some(name, given, rows, total)
@@ -325,6 +344,7 @@ class Scheduled(Grouped):
     points: Sequence[tuple[float, float]] = ((0, 1.0),)
 
     def __post_init__(self) -> None:
+        _check_inner(self)
         points = tuple((float(t), float(factor)) for t, factor in self.points)
         if not points or not np.isfinite(points).all() or any(a[0] >= b[0] for a, b in itertools.pairwise(points)):
             raise DataError(f"the points of a schedule are {self.points}: give (timestep, factor) with rising timesteps.")
@@ -339,7 +359,7 @@ class Scheduled(Grouped):
     def by_moved(self) -> bool:
         return self.inner.by_moved
 
-    def rows(self, rows: slice, total: int) -> Self:
+    def rows(self, rows: Rows, total: int) -> Self:
         return replace(self, inner=self.inner.rows(rows, total))
 
     def factor(self, t: int) -> float:
@@ -382,7 +402,7 @@ class Adjusted(Guidance):
     def by_moved(self) -> bool:
         return self.inner.by_moved
 
-    def rows(self, rows: slice, total: int) -> Self:
+    def rows(self, rows: Rows, total: int) -> Self:
         some: Self = replace(cast(Any, self), inner=self.inner.rows(rows, total))  # a dataclass, as above
         return some
 
@@ -461,6 +481,7 @@ class Projected(Adjusted):
     momentum: float = -0.5
 
     def __post_init__(self) -> None:
+        _check_inner(self)
         if not (self.norm > 0 and math.isfinite(self.parallel) and -1 < self.momentum < 1):
             raise DataError(
                 f"projected guidance has norm={self.norm}, parallel={self.parallel}, momentum={self.momentum}: norm is above 0, "
@@ -499,6 +520,7 @@ class Rescaled(Adjusted):
     factor: float = 0.7
 
     def __post_init__(self) -> None:
+        _check_inner(self)
         if not 0 <= self.factor <= 1:
             raise DataError(f"guidance rescale has factor={self.factor}: it is between 0 and 1.")
 
@@ -523,6 +545,9 @@ class PlusPlus(Adjusted):
     """
 
     inner: Grouped
+
+    def __post_init__(self) -> None:
+        _check_inner(self)
 
     def contribution(
         self, neutral: Tensor, difference: Tensor, extra: Any, noisy: Noisy, memory: dict[Any, Tensor], key: Any

@@ -117,9 +117,10 @@ class Counterfactual:
             raise DataError(f"there are no counterfactual images{f' of {name}' if name else ''}: the batch came without.")
         directory, index = Path(directory), self.frame.index
         files = [f"{place:05d}.png" for place in range(len(self.frame))]
-        frame = self.frame.drop(columns="file_name", errors="ignore").assign(identified=self.identified)
+        key = "factual" if index.name in (None, "file_name") else index.name
+        frame = self.frame.drop(columns=["file_name", key], errors="ignore").assign(identified=self.identified)
         frame.insert(0, "file_name", files)
-        frame.index = index.rename("factual" if index.name in (None, "file_name") else index.name)
+        frame.index = index.rename(key)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             for file, pixels in zip(files, self.images[name], strict=True):
@@ -194,7 +195,7 @@ def choose_steps(
 
     Args:
         scm: fitted, with an image node.
-        batch: with images; the first rows of it are tried.
+        batch: with images; the first rows of it that miss no attribute are tried.
         tolerance: the largest accepted mean absolute difference, grey level.
         rows: how many are tried.
         solver: of the image; the model's own unless told.
@@ -203,9 +204,11 @@ def choose_steps(
     Raises:
         AbductionError: no count of levels is good enough; the best one is named.
     """
-    some = batch.rows(slice(0, rows))
-    if not some.images:
+    if not batch.images:
         raise DataError("steps='auto' tries the images of the batch, and it has none.")
+    if batch.incomplete.all():
+        raise DataError("steps='auto' tries rows that miss no attribute, and the batch has none. Say how many steps.")
+    some = batch.rows(np.flatnonzero(~batch.incomplete)[:rows])
     found: dict[int, float] = {}
     for steps in _STEPS:
         again = reconstruct(abduct(scm.configured(steps=steps, solver=solver), some, seed=seed))
@@ -245,14 +248,14 @@ def _check_graph(scm: SCM, batch: Batch) -> None:
     scm.check_fitted()
 
 
-def _doubts(scm: SCM, do: Collection[str], changed: frozenset[str]) -> dict[str, tuple[str, frozenset[str]]]:
+def _doubts(scm: SCM, do: Collection[str], predicted: Collection[str]) -> dict[str, tuple[str, frozenset[str]]]:
     """Why an answer may not be decided by data and graph alone, and which nodes must have moved in a row for that."""
-    doubts = {}
+    doubts, changed = {}, scm.graph.descendants(do)
     for a, b in scm.graph.bidirected:
-        if {a, b} & changed.difference(do):  # at least one of the two is predicted, by a mechanism that may hide the confounder
+        if {a, b}.intersection(predicted):  # by a mechanism that may hide the confounder
             doubts[f"{a} <-> {b}"] = ("a latent confounder of these two could change the answer", frozenset(do))
     for name in scm.graph.order:
-        if name in changed and name not in do and not scm.mechanisms[name].identified:
+        if name in predicted and not scm.mechanisms[name].identified:
             reason = f"its noise is a draw under the assumption of {type(scm.mechanisms[name]).__name__}"
             doubts[name] = (reason, changed.intersection(scm.graph.parents(name)))
     return doubts
@@ -281,7 +284,7 @@ class _Answer:
         self.scm, self.factual, self.guidance, self.seed = scm, factual, guidance, seed
         self.do = resolve(scm.graph, do, factual.frame, seed=seed)
         self.changed = scm.graph.descendants(do)
-        self.doubts = _doubts(scm, self.do, self.changed)
+        self.doubts = _doubts(scm, self.do, self.predicted)
         self.undecided = {name: np.zeros(len(factual), dtype=bool) for name in self.doubts}
         self.columns: dict[str, NDArray[np.generic]] = {}
         self.told = _Told()
@@ -407,7 +410,7 @@ def counterfactual(
     scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
     _check_graph(scm, factual)
     if factual.incomplete.any():
-        found = _partial(scm, factual, [do] if isinstance(do, Mapping) else do, draws, seed, progress)
+        found = _partial(scm, factual, [do] if isinstance(do, Mapping) else do, guidance, draws, seed, progress)
         return found[0] if isinstance(do, Mapping) else found
     answers = [_Answer(scm, factual, scenario, guidance, seed) for scenario in ([do] if isinstance(do, Mapping) else do)]
     nodes = set().union(*(answer.predicted for answer in answers))
@@ -430,7 +433,9 @@ def counterfactual(
     return finished[0] if isinstance(do, Mapping) else finished
 
 
-def _partial(scm: SCM, batch: Batch, scenarios: Sequence[Do], draws: int, seed: int, progress: bool) -> list[Counterfactual]:
+def _partial(
+    scm: SCM, batch: Batch, scenarios: Sequence[Do], guidance: Guidance | None, draws: int, seed: int, progress: bool
+) -> list[Counterfactual]:
     """The answers for a batch in which some rows miss attributes."""
     places = np.flatnonzero(batch.incomplete)
     some = batch.rows(places).frame
@@ -449,7 +454,7 @@ def _partial(scm: SCM, batch: Batch, scenarios: Sequence[Do], draws: int, seed: 
         column.iloc[places] = completed[name].iloc[: len(places)]
         first[name] = column
     whole = Batch(batch.graph, first, batch.images)
-    answers = counterfactual(scm, whole, scenarios, seed=seed, progress=progress)
+    answers = counterfactual(scm, whole, scenarios, guidance=guidance, seed=seed, progress=progress)
     spread = [{name: _spread(action, batch, places, draws) for name, action in do.items()} for do in scenarios]
     drawn = counterfactual(scm, Batch(batch.graph, completed), spread, seed=seed, progress=progress)
     return [_collapsed(answer, many, batch, places, posterior) for answer, many in zip(answers, drawn, strict=True)]
@@ -476,7 +481,7 @@ def _collapsed(
         frame[name] = frame[name].where(~batch.incomplete, pd.Series(centre.to_numpy(), index=batch.frame.index[places]))
     doubtful = (~drawn.identified).groupby(level=row, sort=False).any().to_numpy()
     identified = answer.identified.copy()
-    identified.iloc[places] = ~doubtful & posterior.identified.numpy()
+    identified.iloc[places] &= ~doubtful & posterior.identified.numpy()  # the draws are without images
     return replace(
         answer,
         frame=frame,

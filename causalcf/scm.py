@@ -56,11 +56,14 @@ def _predict_by_moved(
             return mechanism.predict(noise, parents, changed=reached), told
     patterns, which = torch.unique(torch.stack(list(moved.values()), dim=1), dim=0, return_inverse=True)
     pieces, order, traces = [], [], []
+    guidance: Guidance | None = getattr(mechanism, "guidance", None)
     for place, pattern in enumerate(patterns.tolist()):
         rows = (which == place).nonzero()[:, 0]
         changed = reached.difference(name for name, has_moved in zip(moved, pattern, strict=True) if not has_moved)
+        rule = None if guidance is None else guidance.rows(rows.numpy(), len(noise))  # it may have a weight a row
+        some, given = mechanism.configured(guidance=rule), {name: value[rows] for name, value in parents.items()}
         with listening() as told:
-            pieces.append(mechanism.predict(noise[rows], {name: value[rows] for name, value in parents.items()}, changed=changed))
+            pieces.append(some.predict(noise[rows], given, changed=changed))
         traces.append(told)
         order.append(rows)
     back = torch.cat(order).argsort()

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
 from causalcf.errors import DataError
-from causalcf.guidance import Decoupled, Guidance
+from causalcf.guidance import Adjusted, ClassifierFree, Decoupled, Guidance, Scheduled
 from causalcf.image import Diffusion
 from causalcf.measures import COLUMNS, Measured, score_table
 from causalcf.query import Abduction, counterfactual
@@ -46,9 +46,13 @@ def check_weights(scm: SCM, weights: Sequence[float], usual: Sequence[float]) ->
     return sorted({float(weight) for weight in weights or (usual if guided else ())})
 
 
-def at_weight(rule: Guidance, weight: float) -> Decoupled:
-    """The rule with one weight for everything that an intervention reaches; its form, groups and invariant weights stay."""
-    return replace(rule, weight=weight, weights={}) if isinstance(rule, Decoupled) else Decoupled(weight, form="nested")
+def at_weight(rule: Guidance, weight: float) -> Guidance:
+    """The rule with one weight for everything that an intervention reaches; all else of it stays. Of none, the nested form."""
+    if isinstance(rule, Scheduled | Adjusted):
+        return cast(Guidance, replace(cast(Any, rule), inner=at_weight(rule.inner, weight)))
+    if isinstance(rule, Decoupled):
+        return replace(rule, weight=weight, weights={})
+    return replace(rule, weight=weight) if isinstance(rule, ClassifierFree) else Decoupled(weight, form="nested")
 
 
 def score_weights(

@@ -21,6 +21,7 @@ from causalcf.guidance import (
     guidance_from_dict,
     parse_guidance,
 )
+from causalcf.tradeoff import at_weight
 
 NAMES = "abcde"
 # sums of at most 12 terms of size up to 4, in float64: rounding is below 12 * 4 * 2.2e-16, far below this
@@ -244,6 +245,14 @@ def test_a_parent_in_two_groups_or_in_none_of_the_image_is_an_error():
         Decoupled(groups={"one": ["shoe"]}).terms("ab", shown("a"), 0)
     with pytest.raises(DataError, match="no groups 'row'"):
         Decoupled(groups="row")
+    for weighed in ({"weights": {"a": 3.0}}, {"invariant": {"a": 3.0}}):
+        with pytest.raises(DataError, match=r"a weight for a, which is in group 'one'"):
+            Decoupled(groups={"one": ["a", "b"]}, **weighed)
+
+
+def test_no_invariant_weight_by_name_is_the_neutral_one():
+    assert Decoupled(2.0, {}) == Decoupled(2.0, 1.0)
+    assert str(Decoupled(2.0, {})) == "anchored:2"
 
 
 def test_a_weight_a_row_is_the_rule_of_each_row():
@@ -396,6 +405,25 @@ def test_words_mean_what_the_help_says(text, rule):
 def test_words_that_mean_nothing_are_an_error_that_lists_what_does(text):
     with pytest.raises(DataError, match=r"nested|Rules are"):
         parse_guidance(text)
+
+
+@pytest.mark.parametrize("text", ["apg+rescale+nested:2", "apg+plain", "cfg+++apg+nested:2", "rescale+plain"])
+def test_a_rule_on_top_of_one_without_groups_is_an_error_before_anything_is_asked(text):
+    with pytest.raises(DataError, match=r"goes on top of classifier-free or decoupled guidance, not of (Plain|Resc|Proj)"):
+        parse_guidance(text)
+
+
+@pytest.mark.parametrize(
+    ("rule", "at_three"),
+    [
+        ("nested:2|1.5@0-499", "nested:3|1.5@0-499"),
+        ("apg+paper:digit=2", "apg+paper:3"),
+        ("cfg:2", "cfg:3"),
+        ("plain", "nested:3"),
+    ],
+)
+def test_the_curve_of_a_rule_is_of_that_rule_at_other_weights(rule, at_three):
+    assert str(at_weight(parse_guidance(rule), 3.0)) == at_three
 
 
 def test_a_rule_without_words_is_json():
