@@ -128,7 +128,7 @@ class Bench:
         if isinstance(rule, Adjusted):  # no weighted sum
             return label, str(rule)
         levels = cast(Diffusion, self.scm.mechanisms[self.image]).levels.timesteps
-        return label, tuple(frozenset(rule.terms(self.parents, self.changed(label), t).items()) for t in levels)
+        return label, rule.by_moved, tuple(frozenset(rule.terms(self.parents, self.changed(label), t).items()) for t in levels)
 
     def score(self, label: str, rule: Guidance) -> Score:
         """How an intervention fares under a rule."""
@@ -292,8 +292,9 @@ def tune(
                 )
             chosen = found if found[0] < chosen[0] else chosen
         if isinstance(chosen[1], Decoupled) or invariant:
-            rule = chosen[1] if isinstance(chosen[1], Decoupled) else Decoupled(1.0, form=forms[0])
-            chosen = (chosen[0], replace(rule, invariant={}))
+            if not isinstance(chosen[1], Decoupled):  # of the forms that are the plain conditional at weight 1
+                chosen = (chosen[0], Decoupled(1.0, form=next((form for form in forms if form != "paper"), "nested")))
+            rule = chosen[1]
             together = [replace(rule, invariant=weight) for weight in invariant]  # one pass for all of them
             chosen = search.best("invariant", chosen, together)
             for name in parents:
@@ -312,6 +313,9 @@ def tune(
     table["kept"] = table["rule"] == str(final)
     tuned = scm.configured(guidance=final)
     made = dict((scm.manifest or {}).get("made", {}))
-    record = {"rows": len(batch), "seed": seed, "rules": int(table["rule"].nunique()), **bounds, "gain": gain}
+    finite = {  # JSON has no word for infinity
+        name: {label: bound if math.isfinite(bound) else None for label, bound in given.items()} for name, given in bounds.items()
+    }
+    record = {"rows": len(batch), "seed": seed, "rules": int(table["rule"].nunique()), **finite, "gain": gain}
     tuned.manifest = {"made": {**made, "tuning": record}}
     return Tuning(tuned, final, table[_COLUMNS].reset_index(drop=True), bounds)

@@ -9,6 +9,7 @@ import pytest
 import causalcf as ccf
 from causalcf.cli import main
 from causalcf.guidance import guidance_from_dict
+from causalcf.tuning import Bench
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,24 @@ def test_where_bounds_cannot_be_kept_nothing_is_guided(quick, rows):
     )
     assert not found.table[found.table["stage"] == "weights"].groupby("rule")["feasible"].all().any()
     assert found.guidance == ccf.Plain()
+
+
+def test_the_papers_form_which_guides_at_weight_one_too_is_not_taken_for_no_guidance(quick, rows):
+    found = ccf.tune(
+        quick, rows, forms=["paper"], weights=[], invariant=[1.5], intervals=[], off_target=0.0, reversibility=0.0, again_rows=2
+    )
+    assert found.guidance == ccf.Plain()
+    assert "paper:1" in set(found.table["rule"])
+
+
+def test_no_bound_is_stored_so_that_json_can_tell_it(found):
+    assert json.loads(json.dumps(found.scm.manifest, allow_nan=False))["made"]["tuning"]["off_target"]["digit"] is None
+
+
+def test_a_rule_by_what_moved_is_another_than_by_the_graph(quick, rows):
+    bench = Bench(quick, rows, {"digit": {"digit": rows.frame["digit"].iloc[0]}}, 1, 0)
+    by_graph, by_row = (ccf.Decoupled(3.0, form="nested", groups=groups) for groups in ("graph", "moved"))
+    assert bench.score("digit", by_graph) != bench.score("digit", by_row)  # in the first row nothing moves
 
 
 def test_a_model_that_cannot_be_tuned_says_why(quick, rows):
