@@ -1,12 +1,13 @@
-"""What each choice of the image mechanism is worth: masks in training, forms of guidance, inversion, number of levels.
+"""What each choice of the image mechanism is worth: masks in training, normalisation, forms of guidance, inversion, levels.
 
-    python benchmarks/ablation.py --out runs/ablation            everything; trains two networks first, and goes on if stopped
+    python benchmarks/ablation.py --out runs/ablation            everything; trains three networks first, and goes on if stopped
     python benchmarks/ablation.py --only forms levels            with the shipped model alone
 
-`masks`: the paper drops all attributes together; causalcf also drops each by itself. Two networks of one size, seed, length and
-data differ in that alone. `forms`: rules on the shipped model. `inversion` and `levels`: how an image comes back from its noise,
-and what a question then costs; `drawn` beside it: how much noise is drawn for black pixels amid black ones. Held-out digits that
-no network was trained on; one intervention on each parent of the image.
+`masks`: the paper drops all attributes together; causalcf also drops each by itself. `norm`: channels are normalised in 16
+groups, or all together. Two networks of one size, seed, length and data differ in that alone. `forms`: rules on the shipped
+model. `inversion` and `levels`: how an image comes back from its noise, and what a question then costs; `drawn` beside it: how
+much noise is drawn for black pixels amid black ones. Held-out digits that no network was trained on; one intervention on each
+parent of the image.
 
     on target     the judges' error on what the intervention moves, in standard deviations (digit: share of rows that are wrong)
     off target    the same on what must stay
@@ -34,8 +35,13 @@ from causalcf.samplers import draw_interventions
 from causalcf.solvers import SOLVERS
 from causalcf.tuning import Bench
 
-PARTS = ("masks", "forms", "inversion", "levels")
+PARTS = ("masks", "norm", "forms", "inversion", "levels")
 RULES = ("plain", "cfg:2", "paper:1", "paper:2", "anchored:2", "nested:2")
+NETWORKS: dict[str, dict[str, Any]] = {
+    "together": {"hide_one": 0.0},
+    "each": {},
+    "one-group": {"norm_num_groups": 1},
+}
 
 
 def asked(scm: ccf.SCM, batch: ccf.Batch, rules: list[ccf.Guidance], again: int) -> list[dict[str, Any]]:
@@ -56,12 +62,12 @@ def asked(scm: ccf.SCM, batch: ccf.Batch, rules: list[ccf.Guidance], again: int)
     return found
 
 
-def trained(out: Path, name: str, hide_one: float, steps: int) -> ccf.SCM:
-    """One of the two networks, from its checkpoint where there is one."""
+def trained(out: Path, name: str, steps: int) -> ccf.SCM:
+    """One of the networks, from its checkpoint where there is one."""
     if not (out / name).is_dir():
         study = ccf.recipe("morphomnist")
         scm = study.scm()
-        scm.mechanisms["image"] = Diffusion(steps=20, solver=ccf.DPMSolverPP(), hide_one=hide_one)
+        scm.mechanisms["image"] = Diffusion(steps=20, solver=ccf.DPMSolverPP(), **NETWORKS[name])
         plan = ccf.Training(steps=steps, precision="float32", **study.training)
         ccf.fit(scm, study.batch("train", 26_000, 0, 2), training=plan, checkpoints=out / f"{name}.checkpoints", progress=True)
         scm.save(out / name)
@@ -75,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--again-rows", type=int, default=24, help="that go there and back")
-    parser.add_argument("--train-steps", type=int, default=2500, help="of either network of `masks`")
+    parser.add_argument("--train-steps", type=int, default=2500, help="of each network of `masks` and `norm`")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="where they are kept")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--json", action="store_true", help="print the figures as JSON at the end")
@@ -95,9 +101,14 @@ def main() -> None:
             print(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row.values())} |", flush=True)
 
     if "masks" in chosen.only:
-        for name, hide_one in (("together", 0.0), ("each", 0.1)):
-            scm = trained(chosen.out, name, hide_one, chosen.train_steps)
+        for name in ("together", "each"):
+            scm = trained(chosen.out, name, chosen.train_steps)
             tell("masks", asked(scm, batch, rules, chosen.again_rows), hidden=name)
+    if "norm" in chosen.only:
+        some = [ccf.parse_guidance(rule) for rule in ("plain", "nested:1.5", "nested:2")]
+        for name, groups in (("each", 16), ("one-group", 1)):
+            scm = trained(chosen.out, name, chosen.train_steps)
+            tell("norm", asked(scm, batch, some, chosen.again_rows), norm_num_groups=groups)
     if "forms" in chosen.only:
         tell("forms", asked(shipped, batch, [*rules, own.guidance], chosen.again_rows))
     if "inversion" in chosen.only:

@@ -52,6 +52,8 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         patch: side of the square of pixels that is folded into channels before the U-Net; 2 is four times as fast as 1.
         layers: residual blocks a level.
         attention: self-attention at the coarsest level.
+        norm_num_groups: of channels, in group normalisation, if the channels can be so divided. With 1, what a channel holds is
+            kept in proportion to the others, and so is the brightness of an image, of which more groups keep less.
     """
 
     _supports_gradient_checkpointing = False
@@ -65,6 +67,7 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         patch: int = 2,
         layers: int = 1,
         attention: bool = False,
+        norm_num_groups: int = 16,
     ) -> None:
         super().__init__()
         depth, folded = len(channels), shape[0] * patch**2
@@ -91,7 +94,7 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             up_block_types=(attended[1],) + ("UpBlock2D",) * (depth - 1),
             class_embed_type="identity" if parents else None,
             resnet_time_scale_shift="scale_shift",
-            norm_num_groups=math.gcd(16, *channels),
+            norm_num_groups=math.gcd(norm_num_groups, *channels),
             add_attention=attention,
         )
         self.unet.to(memory_format=torch.channels_last)

@@ -54,7 +54,7 @@ class Diffusion(Mechanism):
     """An image whose mechanism is a diffusion model; its value is in [-1, 1], its noise standard normal.
 
     Args:
-        channels, patch, layers, attention: of the network, see `AttributeSplitUNet`.
+        channels, patch, layers, attention, norm_num_groups: of the network, see `AttributeSplitUNet`.
         steps: noise levels visited by abduction and by prediction.
         guidance: the rule for predictions under an intervention.
         solver: of abduction and prediction, see `causalcf.solvers`; the warm-started fixed point unless told.
@@ -80,6 +80,7 @@ class Diffusion(Mechanism):
         patch: int = 2,
         layers: int = 1,
         attention: bool = False,
+        norm_num_groups: int = 16,
         steps: int = 25,
         guidance: Guidance | None = None,
         solver: Solver | None = None,
@@ -92,7 +93,13 @@ class Diffusion(Mechanism):
         denoiser: AttributeSplitUNet | None = None,
     ) -> None:
         super().__init__()
-        self.network: dict[str, Any] = {"channels": list(channels), "patch": patch, "layers": layers, "attention": attention}
+        self.network: dict[str, Any] = {
+            "channels": list(channels),
+            "patch": patch,
+            "layers": layers,
+            "attention": attention,
+            "norm_num_groups": norm_num_groups,
+        }
         self.hide_all, self.hide_one, self.min_snr = hide_all, hide_one, min_snr
         self.denoiser = denoiser
         self.autoencoder = None if autoencoder is None else autoencoder.eval().requires_grad_(False)

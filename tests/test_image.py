@@ -239,6 +239,29 @@ def test_what_did_not_move_in_a_row_is_not_guided_there(shipped, abducted, digit
     by_graph = ccf.counterfactual(shipped, abducted, {"digit": asked}, guidance=ccf.Decoupled(2.0, form="nested"))
     assert grey_levels(by_row.images["image"][1:], by_graph.images["image"][1:]) < 0.1
     assert grey_levels(by_row.images["image"][:1], digits.images["image"][:1]) < 1
+    each = ccf.Decoupled([3.0, *[2.0] * 5], form="nested", groups="moved")  # a weight a row; in the first nothing moves
+    weighed = ccf.counterfactual(shipped, abducted, {"digit": asked}, guidance=each)
+    assert grey_levels(weighed.images["image"], by_row.images["image"]) < 0.1
+
+
+def test_an_answer_without_images_is_not_in_doubt_because_of_them(shipped, digits):
+    answer = ccf.counterfactual(shipped, digits.without_images(), {"thickness": 4.0})
+    assert answer.identified.all()
+    assert not answer.why_not
+
+
+def test_rows_that_miss_an_attribute_take_a_weight_a_row_and_steps_that_others_need(shipped, digits, monkeypatch):
+    monkeypatch.setattr("causalcf.query.CHUNK", 2)
+    frame = digits.frame.iloc[:3].copy()
+    frame.loc[frame.index[0], "thickness"] = None
+    rows = ccf.Batch(digits.graph, frame, {"image": digits.images["image"][:3]}, missing="infer")
+    quick, rule = shipped.configured(steps=5), ccf.Decoupled([1.0, 1.0, 3.0], form="nested")
+    one, other = (ccf.counterfactual(quick, rows, {"digit": "3"}, guidance=g, draws=2) for g in (rule, ccf.Plain()))
+    same = [np.array_equal(a, b) for a, b in zip(one.images["image"], other.images["image"], strict=True)]
+    assert same == [True, True, digits.frame["digit"].iloc[2] == "3"]
+    assert ccf.choose_steps(shipped, rows) == ccf.choose_steps(shipped, digits.rows([1, 2]))
+    with pytest.raises(ccf.DataError, match="rows that miss no attribute, and the batch has none"):
+        ccf.choose_steps(shipped, rows.rows([0]))
 
 
 def test_a_hidden_parent_has_no_influence(shipped, digits):
@@ -449,6 +472,19 @@ def test_training_and_the_network_itself_are_not_rounded_and_auto_asks_the_machi
         assert not Diffusion(precision="float32").rounded
     with pytest.raises(ccf.DataError, match="precision is 'half'"):
         Diffusion(precision="half")
+
+
+def test_channels_are_normalised_in_as_many_groups_as_were_asked_for_also_in_a_model_that_is_saved(shipped, digits, tmp_path):
+    def groups(mechanism):
+        return {part.num_groups for part in mechanism.denoiser.modules() if isinstance(part, torch.nn.GroupNorm)}
+
+    assert groups(shipped.mechanisms["image"]) == {16}  # saved before there was a choice
+    together = Diffusion(channels=(16, 32), norm_num_groups=1)
+    values = encode(digits)
+    parents = {name: values[name] for name in digits.graph.parents("image")}
+    together.prepare(digits.graph.node("image"), [digits.graph.node(name) for name in parents], values["image"], parents)
+    together.save(tmp_path)
+    assert groups(together) == groups(Diffusion.load(tmp_path)) == {1}
 
 
 def test_auto_steps_are_the_fewest_that_give_the_images_back(shipped, digits):
