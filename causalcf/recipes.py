@@ -14,7 +14,7 @@ from causalcf.batch import Batch
 from causalcf.datasets.fashion_mnist import FashionMNIST
 from causalcf.datasets.morphomnist import MorphoMNIST, Split
 from causalcf.datasets.readers import is_study
-from causalcf.datasets.released import Released
+from causalcf.datasets.released import Released, spread
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 from causalcf.guidance import Decoupled
@@ -179,7 +179,7 @@ def recipe_for(released: Released, *, small: bool = True) -> Recipe:
     graph = released.batch.graph
 
     def draw(split: Split, rows: int, seed: int, jobs: int) -> Batch:
-        part = released.split(split).rows(slice(0, rows))
+        part = spread(released.split(split), rows)
         return part if split == "train" else part.loaded()
 
     def scm() -> SCM:
