@@ -34,7 +34,7 @@ from causalcf.errors import DataError, GraphError
 from causalcf.graph import CausalGraph, Node
 from causalcf.identify import ancestors, minimal_adjustment_set, separated
 from causalcf.interventions import resolve
-from causalcf.scm import SCM
+from causalcf.scm import SCM, check_same_graph
 from causalcf.seeds import RowGenerator, row_keys
 from causalcf.training import fit
 
@@ -289,11 +289,7 @@ def _populations(
         noise = {name: scm.mechanisms[name].draw_noise(generator.stream(name)) for name in names}
         yield _Population(question, n, noise, {})
         return
-    if batch.graph is not scm.graph and batch.graph.to_dict() != scm.graph.to_dict():
-        raise DataError(
-            f"the batch was checked against graph '{batch.graph.name}', the model has graph '{scm.graph.name}'. "
-            "Build the batch with Batch(scm.graph, ...)."
-        )
+    check_same_graph(scm, batch)
     factual, keys = encode(batch.without_images()), row_keys(batch.frame.index)
     for draw in range(1 if all(scm.mechanisms[name].identified for name in question.between) else _DRAWS):
         noise = scm.abduct(factual, RowGenerator(seed, keys, f"effects/{draw}"), question.between)
@@ -375,7 +371,13 @@ def _confounders(question: _Question, *, rows: bool, beside: Collection[str] = (
 
 def _adjusted(question: _Question, batch: Batch, columns: Collection[str], seed: int) -> SCM:
     """A model of the outcome given the treatment and an adjustment set, fitted to the rows, without latent confounders."""
-    graph = question.scm.graph
+    graph, seen = question.scm.graph, batch.frame[question.treatment]
+    for value in (question.treated, question.control) if graph.node(question.treatment).discrete else ():
+        if not (seen == value).any():
+            raise DataError(
+                f"no row has {question.treatment}={value!r}: the rows are regressed on it, because a latent confounder hides in "
+                "the fitted mechanisms, and tell nothing of it. Bring rows of both."
+            )
     names = [*(name for name in graph.order if name in columns), question.treatment]
     nodes: list[Node] = [replace(graph.node(name), parents=()) for name in names]
     nodes.append(replace(graph.node(question.outcome), parents=tuple(names)))
@@ -417,14 +419,15 @@ def ate(
         state: of a discrete outcome, the label whose probability is the outcome. A binary one has its second label, an
             ordinal one with numeric labels their mean unless told.
         batch: average over these rows' counterfactuals instead of over draws from the model; rows of the treated alone give
-            the effect on the treated. The rows must not have been chosen by the outcome, or by another effect of the
-            treatment.
+            the effect on the treated, unless a regression is needed, which takes rows of both. The rows must not have been
+            chosen by the outcome, or by another effect of the treatment.
         n: draws, where there is no batch.
         seed: the draws are a function of it.
 
     Raises:
         GraphError: a name is no node, or an image.
-        DataError: a value is unknown or outside the support, or the two are the same.
+        DataError: a value is unknown or outside the support, or the two are the same; or a regression is needed and no row has
+            one of them.
 
     Example:
         >>> from causalcf.attributes.categorical import Categorical
@@ -791,7 +794,7 @@ def causation_bounds(
         joint: what is observed: P(treatment=i, outcome=j) as joint[i][j], i and j 0 or 1.
         experimental: what an experiment found: (P(outcome | do(control)), P(outcome | do(treated))). Where nothing
             confounds the two, that is P(outcome | treatment), as observed.
-        monotonic: the treatment never prevents the outcome; the three are then single numbers.
+        monotonic: the treatment never prevents the outcome; with an experiment the three are then single numbers.
         method: Tian and Pearl's formulas, or a linear program over response types; they agree.
 
     Returns:

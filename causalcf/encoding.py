@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from causalcf.batch import Batch
+from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, Node
 from causalcf.image_files import ImageFiles
 
@@ -99,8 +100,18 @@ def decode_image(value: Tensor) -> NDArray[np.uint8]:
 
 
 def encode(batch: Batch) -> dict[str, Tensor]:
-    """Every node that the batch holds, in model space."""
+    """Every node that the batch holds, in model space.
+
+    Raises:
+        DataError: a row misses an attribute.
+    """
     graph = batch.graph
+    if batch.incomplete.any():
+        missing = [name for name in graph.attributes if batch.frame[name].isna().any()]
+        raise DataError(
+            f"{batch.incomplete.sum()} rows miss {', '.join(missing)}: only counterfactual() infers what is missing. "
+            "Drop these rows, or fill them."
+        )
     values = {name: encode_column(graph.node(name), batch.frame[name]) for name in graph.attributes}
     return values | {name: encode_image(pixels) for name, pixels in batch.images.items()}
 

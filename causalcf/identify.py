@@ -920,7 +920,10 @@ def _shown_number(node: Node, values: NDArray[np.float64], basis: NDArray[np.flo
     if residual.var() < _DETERMINED:
         return _Shown(node.name, residual, note=f"'{node.name}' is a function of what is given")
     distance = _standard(np.abs(_ranks(residual[:, 0])[:, None] - 0.5) ** 2)
-    return _Shown(node.name, np.concatenate([residual, distance - basis @ (basis.T @ distance)], axis=1))
+    left = distance - basis @ (basis.T @ distance)
+    if left.var() < _DETERMINED:  # two values, each in half of the rows, are equally far from the middle
+        return _Shown(node.name, residual)
+    return _Shown(node.name, np.concatenate([residual, left], axis=1))
 
 
 def _covariance_test(a: _Shown, b: _Shown, freedom: int) -> _Answer:

@@ -124,6 +124,10 @@ class Diffusion(Mechanism):
         self.levels = Levels.from_scheduler(self.scheduler, steps, spacing=_SPACING)
         self.identified = solver.identified
 
+    def check(self, node: Node, parent_nodes: Sequence[Node]) -> None:
+        if node.kind != "image":
+            raise DataError(f"'{node.name}' is {node.kind}: Diffusion is for image nodes.")
+
     def prepare(self, node: Node, parent_nodes: Sequence[Node], value: Tensor, parents: Parents) -> None:
         shape = tuple(value.shape[1:]) if self.autoencoder is None else self.autoencoder.shape(value.shape[1:])
         kind = "image" if self.autoencoder is None else "the latent of image"

@@ -242,7 +242,7 @@ def parse_do(graph: CausalGraph, text: str) -> dict[str, Any]:
         {'thickness': Shift(by=1.5), 'digit': '3'}
     """
     do: dict[str, Any] = {}
-    for part in text.split(","):
+    for part in re.split(r",(?=[^,=]*=)", text):  # a label may hold a comma
         match = re.fullmatch(r"\s*(.+?)\s*(\+=|\*=|=)\s*(.+?)\s*", part)
         if not match:
             raise DataError(f"cannot read the intervention {part.strip()!r}. Write NODE=VALUE, NODE+=NUMBER or NODE*=NUMBER.")

@@ -73,6 +73,9 @@ class Mechanism(nn.Module, ABC):
         """Whether `changed` of `predict` should be the parents that moved in the row, not all that the intervention reaches."""
         return False
 
+    def check(self, node: Node, parent_nodes: Sequence[Node]) -> None:
+        """Raise a DataError unless this mechanism can belong to this node with these parents."""
+
     @abstractmethod
     def noise_prior(self) -> TorchDistribution:
         """The distribution of one row of noise."""

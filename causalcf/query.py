@@ -20,7 +20,7 @@ from causalcf.guidance import Guidance
 from causalcf.interventions import Do, Policy, resolve
 from causalcf.metrics import image_distance
 from causalcf.progress import progress as show_progress
-from causalcf.scm import SCM
+from causalcf.scm import SCM, check_graph
 from causalcf.seeds import RowGenerator, row_keys
 from causalcf.solvers import Solver
 from causalcf.tables import write_table
@@ -173,7 +173,7 @@ def abduct(scm: SCM, batch: Batch, *, seed: int = 0, progress: bool = False) -> 
     Raises:
         DataError: a row misses an attribute; `counterfactual` infers it.
     """
-    _check_graph(scm, batch)
+    check_graph(scm, batch)
     if batch.incomplete.any():
         raise DataError(
             f"{batch.incomplete.sum()} rows miss an attribute: their noise is not one but a distribution. "
@@ -239,15 +239,6 @@ def reconstruct(abduction: Abduction) -> Batch:
     return decode(scm.graph, values, factual.frame.index)
 
 
-def _check_graph(scm: SCM, batch: Batch) -> None:
-    if batch.graph is not scm.graph and batch.graph.to_dict() != scm.graph.to_dict():
-        raise DataError(
-            f"the batch was checked against graph '{batch.graph.name}', the model has graph '{scm.graph.name}'. "
-            "Build the batch with Batch(scm.graph, ...)."
-        )
-    scm.check_fitted()
-
-
 def _doubts(scm: SCM, do: Collection[str], predicted: Collection[str]) -> dict[str, tuple[str, frozenset[str]]]:
     """Why an answer may not be decided by data and graph alone, and which nodes must have moved in a row for that."""
     doubts, changed = {}, scm.graph.descendants(do)
@@ -280,14 +271,28 @@ class _Told:
 class _Answer:
     """One scenario while its chunks come in."""
 
-    def __init__(self, scm: SCM, factual: Batch, do: Do, guidance: Guidance | None, seed: int) -> None:
+    def __init__(
+        self, scm: SCM, factual: Batch, do: Do, guidance: Guidance | None, seed: int, noise: Mapping[str, Tensor] | None
+    ) -> None:
         self.scm, self.factual, self.guidance, self.seed = scm, factual, guidance, seed
-        self.do = resolve(scm.graph, do, factual.frame, seed=seed)
+        self.do = self._settled(resolve(scm.graph, do, factual.frame, seed=seed), noise)
         self.changed = scm.graph.descendants(do)
         self.doubts = _doubts(scm, self.do, self.predicted)
         self.undecided = {name: np.zeros(len(factual), dtype=bool) for name in self.doubts}
         self.columns: dict[str, NDArray[np.generic]] = {}
         self.told = _Told()
+
+    def _settled(self, columns: Mapping[str, pd.Series | Policy], noise: Mapping[str, Tensor] | None) -> dict[str, pd.Series]:
+        """A policy sees all rows together, so that their attributes are abducted and predicted for it first."""
+        fact = dict[str, Tensor]()
+        if any(isinstance(column, Policy) for column in columns.values()):
+            everything = slice(0, len(self.factual))
+            fact = _Columns(self.factual.without_images()).rows(everything)
+            if noise is None:
+                generator = _generator(self.factual, everything, self.seed)
+                noise = self.scm.abduct(fact, generator, self.scm.graph.descendants(columns))
+            noise = {name: noise[name] for name in fact if name in noise}
+        return self.scm.settled(columns, noise or {}, fact, self.factual.frame.index, self.seed)
 
     @property
     def predicted(self) -> set[str]:
@@ -323,14 +328,13 @@ class _Answer:
         for doubt, rows in self.undecided.items():
             if f"{doubt}.drawn" in abduction:  # a mechanism that draws noise only where a value does not tell it
                 rows &= abduction[f"{doubt}.drawn"].to_numpy() > 0
-        given = {name: frame[name] if isinstance(column, Policy) else column for name, column in self.do.items()}
         why_not = {doubt: reason for doubt, (reason, _) in self.doubts.items() if self.undecided[doubt].any()}
         doubtful = np.logical_or.reduce(list(self.undecided.values())) if self.undecided else np.zeros(len(frame), dtype=bool)
         identified = pd.Series(~doubtful, index=frame.index, name="identified")
         images_reached = [name for name in images if name in self.changed]
         kept = [name for name in abduction if name.rpartition(".")[0] in images_reached]
         told = pd.concat([abduction[kept], self.told.frame(frame.index)], axis=1)
-        return Counterfactual(frame, images, self.factual, given, self.changed, identified, why_not, diagnostics=told)
+        return Counterfactual(frame, images, self.factual, self.do, self.changed, identified, why_not, diagnostics=told)
 
     def _series(self, name: str) -> pd.Series | NDArray[np.generic]:
         column = self.columns[name]
@@ -408,15 +412,16 @@ def counterfactual(
         factual = batch
     steps = resolve_steps(scm, factual, steps, solver=solver, seed=seed)
     scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
-    _check_graph(scm, factual)
+    check_graph(scm, factual)
     if factual.incomplete.any():
         found = _partial(scm, factual, [do] if isinstance(do, Mapping) else do, guidance, draws, seed, progress)
         return found[0] if isinstance(do, Mapping) else found
-    answers = [_Answer(scm, factual, scenario, guidance, seed) for scenario in ([do] if isinstance(do, Mapping) else do)]
+    abducted = batch.noise if isinstance(batch, Abduction) else None
+    scenarios = [do] if isinstance(do, Mapping) else do
+    answers = [_Answer(scm, factual, scenario, guidance, seed, abducted) for scenario in scenarios]
     nodes = set().union(*(answer.predicted for answer in answers))
     parents = {parent for name in nodes for parent in scm.graph.parents(name)}
-    policies = any(isinstance(column, Policy) for answer in answers for column in answer.do.values())
-    columns = _Columns(factual, None if policies else nodes.union(parents, *(answer.do for answer in answers)))
+    columns = _Columns(factual, nodes.union(parents, *(answer.do for answer in answers)))
     told = _Told()
     with show_progress("counterfactuals", len(factual), show=progress) as advance:
         for rows in _chunks(factual):
@@ -442,7 +447,7 @@ def _partial(
     nodes = {name: batch.graph.node(name) for name in batch.graph.attributes}
     observed = {name: torch.tensor(some[name].notna().to_numpy()) for name in nodes}
     values = {  # anything will do where a value is missing
-        name: encode_column(node, some[name].fillna((node.states or (0.0,))[0])) for name, node in nodes.items()
+        name: encode_column(node, some[name].astype(object).fillna((node.states or (0.0,))[0])) for name, node in nodes.items()
     }
     posterior = infer_missing(scm, values, observed, some.index, draws=draws, seed=seed)
     completed = pd.concat([some] * draws, keys=range(draws), names=["draw", *some.index.names])

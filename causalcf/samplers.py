@@ -3,11 +3,12 @@
     sampler     a number                                              a label
     mixed       from the column's marginal distribution               another label, all alike
     marginal    from the column's marginal distribution               the same
-    permute     the value of another row, each value given once       the same
+    permute     the values dealt out anew, each given once            the same
     bins        uniform in another of nine bins of the range          another label, all alike
     flip        the value at the mirrored quantile                    another label, all alike
 
-A row's draw is a function of the seed and of its index. `bins` is the forced change of T. Melistas et al., "Benchmarking
+A row's chance is a function of the seed and of its index; what that draws depends on the column too, and for `permute` on the
+other rows' chances. `bins` is the forced change of T. Melistas et al., "Benchmarking
 Counterfactual Image Generation", NeurIPS 2024, https://arxiv.org/abs/2403.20287.
 """
 
@@ -60,6 +61,9 @@ def draw_interventions(
     """
     if sampler not in get_args(Sampler):
         raise DataError(f"there is no sampler '{sampler}'. Samplers are: {', '.join(get_args(Sampler))}.")
+    missing = [name for name in graph.attributes if frame[name].isna().any()]
+    if missing:
+        raise DataError(f"rows miss {', '.join(missing)}: what is drawn depends on it. Drop these rows, or fill them.")
     generator = RowGenerator(seed, row_keys(frame.index), "audit")
     drawn: dict[str, Do] = {}
     causes = {parent for node in graph.nodes for parent in node.parents}

@@ -17,7 +17,6 @@ import pyro
 import torch
 from torch import Tensor
 
-from causalcf.attributes.probabilities import DiscreteMechanism
 from causalcf.batch import Batch
 from causalcf.choice import Unchosen
 from causalcf.encoding import decode, decode_column, encode_column
@@ -75,6 +74,29 @@ def _record(trace: dict[str, Tensor] | None, name: str, told: Mapping[str, Tenso
         trace.update({f"{name}.{quantity}": tensor for quantity, tensor in told.items()})
 
 
+def _is_fitted(mechanism: Mechanism) -> bool:
+    try:
+        mechanism.noise_prior()
+    except NotFittedError:
+        return False
+    return True
+
+
+def check_graph(scm: SCM, batch: Batch) -> None:
+    """Raise a DataError unless the batch is of the model's graph, and a NotFittedError unless the model can answer."""
+    check_same_graph(scm, batch)
+    scm.check_fitted()
+
+
+def check_same_graph(scm: SCM, batch: Batch) -> None:
+    """Raise a DataError unless the batch is of the model's graph."""
+    if batch.graph is not scm.graph and batch.graph.to_dict() != scm.graph.to_dict():
+        raise DataError(
+            f"the batch was checked against graph '{batch.graph.name}', the model has graph '{scm.graph.name}'. "
+            "Build the batch with Batch(scm.graph, ...)."
+        )
+
+
 class SCM:
     """A structural causal model.
 
@@ -85,6 +107,7 @@ class SCM:
 
     Raises:
         GraphError: a mechanism for something that is no node.
+        DataError: a mechanism cannot belong to its node, or two nodes share one.
     """
 
     def __init__(self, graph: CausalGraph, mechanisms: Mapping[str, Mechanism] | None = None) -> None:
@@ -92,9 +115,11 @@ class SCM:
         graph.check(given, "use a mechanism for")
         self.graph = graph
         self.mechanisms = {name: given[name] if name in given else _default(graph, name) for name in graph.order}
-        for name, mechanism in self.mechanisms.items():
-            if isinstance(mechanism, DiscreteMechanism) and (mechanism.spec or {}).get("known"):  # it may be for another node
-                mechanism.check(graph.node(name), [graph.node(parent) for parent in graph.parents(name)])
+        owners: dict[int, str] = {}
+        for name, mechanism in given.items():
+            if (first := owners.setdefault(id(mechanism), name)) != name and not _is_fitted(mechanism):
+                raise DataError(f"'{first}' and '{name}' have one mechanism between them. Make one for each: fitting changes it.")
+            mechanism.check(graph.node(name), [graph.node(parent) for parent in graph.parents(name)])
         self.judges: dict[str, Any] = {}
         self.manifest: Manifest | None = None
 
@@ -285,7 +310,8 @@ class SCM:
         index, generator = pd.RangeIndex(n), RowGenerator(seed, row_keys(pd.RangeIndex(n)), "sample")
         noise = {name: self.mechanisms[name].draw_noise(generator.stream(name)) for name in self.graph.attributes}
         frame = decode(self.graph, self.predict(noise), index).frame if any(scenarios) else pd.DataFrame(index=index)
-        columns = [resolve(self.graph, scenario, frame, seed=seed) for scenario in scenarios]
+        asked = [resolve(self.graph, scenario, frame, seed=seed) for scenario in scenarios]
+        columns = [self.settled(column, noise, None, index, seed) for column in asked]
         size = 64 if images and self.graph.images else n
         pieces: list[list[dict[str, Tensor]]] = [[] for _ in scenarios]
         for rows in (slice(start, start + size) for start in range(0, n, size)):
@@ -310,13 +336,40 @@ class SCM:
         """log p of each row's attributes under the model, in nats; images are left out."""
         from causalcf.encoding import encode
 
-        self.check_fitted()
+        check_graph(self, batch)
         values = encode(batch.without_images())
         total = np.zeros(len(batch))
         for name in self.graph.attributes:
             with torch.no_grad():
                 total -= self.mechanisms[name].loss(values[name], self._parents(name, values), generator=None).numpy()
         return pd.Series(total, index=batch.frame.index, name="log_likelihood")
+
+    def settled(
+        self,
+        columns: Mapping[str, pd.Series | Policy],
+        noise: Mapping[str, Tensor],
+        factual: Mapping[str, Tensor] | None,
+        index: pd.Index,
+        seed: int,
+    ) -> dict[str, pd.Series]:
+        """What `interventions.resolve` returned, with every policy asked about all rows together.
+
+        Args:
+            columns: what it returned.
+            noise: of the attributes, as `predict` takes it, all rows.
+            factual: of the attributes, as `predict` takes it, all rows.
+            index: the rows' names.
+            seed: of policies that draw.
+        """
+        values: dict[str, Tensor] = {}
+        if any(isinstance(column, Policy) for column in columns.values()):
+            values = self.predict(noise, self.actions(columns, index, slice(None), seed), factual)
+        return {
+            name: pd.Series(decode_column(self.graph.node(name), values[name]), index, name=name)
+            if isinstance(column, Policy)
+            else column
+            for name, column in columns.items()
+        }
 
     def check_fitted(self) -> None:
         """Raise NotFittedError unless every mechanism is ready to answer."""

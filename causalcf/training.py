@@ -20,7 +20,7 @@ from causalcf.errors import CausalCFError, DataError
 from causalcf.graph import Node
 from causalcf.mechanism import Mechanism
 from causalcf.progress import progress as show_progress
-from causalcf.scm import SCM
+from causalcf.scm import SCM, check_same_graph
 from causalcf.seeds import RowGenerator, step_generator
 from causalcf.trainer import Training, minibatches, train_image
 
@@ -148,6 +148,7 @@ def fit(
     Raises:
         DataError: an image node has no images, or a column is constant.
     """
+    check_same_graph(scm, batch)
     graph, plan = scm.graph, training or Training()
     without = [name for name in graph.images if name not in batch.images]
     if without:

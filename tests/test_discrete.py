@@ -837,3 +837,11 @@ def test_every_discrete_mechanism_keeps_the_contract(scheme, model, names, monke
         parents_of(names, 600),
     )
     assert "predict undoes abduct" in promises
+
+
+@pytest.mark.parametrize("age", [-500.0, math.nan, math.inf])
+def test_an_exact_answer_is_refused_outside_the_support(age):
+    node = Node("age", "continuous", support=(0, 120))
+    graph = CausalGraph("g", [node, Node("ill", "binary", parents=["age"])])
+    with pytest.raises(DataError, match=r"cannot set 'age' as .*: (outside its support|it takes a finite number)"):
+        exact_counterfactual(graph, {"age": Flow(), "ill": Monotone()}, {"ill": 1}, {"age": age})

@@ -520,6 +520,14 @@ def test_rows_are_adjusted_where_the_fitted_mechanisms_are_confounded(monkeypatc
     assert "adjusting for {w} by a regression" in effect.assumes
 
 
+def test_rows_of_one_arm_alone_are_no_ground_for_a_regression():
+    scm, _ = discrete([binary("w"), binary("t", "w"), binary("y", "t")], 0, bidirected=[("w", "y")])
+    rows = scm.sample(200).frame
+    for arm in (0, 1):
+        with pytest.raises(DataError, match=f"no row has t={1 - arm}: the rows are regressed on it"):
+            ate(scm, "t", "y", treated=1, control=0, batch=ccf.Batch(scm.graph, rows[rows["t"] == arm]))
+
+
 # --- probabilities of causation ------------------------------------------------------------------------------------------------
 
 

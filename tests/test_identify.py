@@ -1098,3 +1098,11 @@ def test_a_hundred_thousand_rows_of_a_study_take_seconds():
     assert time.perf_counter() - start < 60
     assert result.passed
     assert result.unsupported_edges == []
+
+
+def test_a_balanced_column_of_two_numbers_is_tested_as_any_other():
+    draw = np.random.default_rng(0)
+    arm = np.array([0.0, 1.0] * 100)
+    graph = CausalGraph("apart", [Node("arm", "continuous"), Node("y", "continuous")])
+    assert check(graph, Batch(graph, pd.DataFrame({"arm": arm, "y": draw.normal(size=200)}))).passed
+    assert not check(graph, Batch(graph, pd.DataFrame({"arm": arm, "y": draw.normal(size=200) + arm}))).passed

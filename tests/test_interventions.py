@@ -21,6 +21,7 @@ GRAPH = CausalGraph(
         Node("digit", "categorical", states=["0", "1", "2"]),
         Node("treated", "binary"),
         Node("stage", "ordinal", states=[1, 2, 3]),
+        Node("race", "categorical", states=["White, other", "Black"]),
         Node("scan", "image", parents=["age", "digit"], shape=(1, 4, 4)),
     ],
 )
@@ -111,7 +112,7 @@ def test_the_table_is_not_changed():
 
 def test_a_misspelt_intervention_is_an_error():
     message = refuse({"agee": 40}, "cannot intervene on agee", "graph 'toy'", "Did you mean 'age'?", error=GraphError)
-    assert message.endswith("Nodes are: age, dose, digit, treated, stage, scan.")
+    assert message.endswith("Nodes are: age, dose, digit, treated, stage, race, scan.")
 
 
 def test_one_misspelt_node_among_good_ones_is_an_error():
@@ -251,6 +252,7 @@ def test_an_intervention_that_is_no_mapping_is_an_error():
         (" age += -1.5 , treated=1", {"age": Shift(-1.5), "treated": 1}),
         ("dose*=1e-3", {"dose": Scale(0.001)}),
         ("digit=2, stage=3", {"digit": "2", "stage": 3}),
+        ("race=White, other,age=40", {"race": "White, other", "age": 40.0}),
     ],
 )
 def test_an_intervention_can_be_typed(text, expected):

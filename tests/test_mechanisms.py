@@ -616,11 +616,21 @@ class Needy(Grown):
         super().__init__()
 
 
+class Rated(Grown):
+    def __init__(self, rate=2.0):
+        super().__init__()
+
+
 def test_an_equation_that_its_files_cannot_hold_is_not_saved(tmp_path):
     with pytest.raises(StoreError, match="Write a subclass of Equation with methods forward and inverse"):
         Equation(lambda u, pa: u).save(tmp_path)
-    with pytest.raises(StoreError, match="Needy needs arguments that its files do not hold"):
+    with pytest.raises(StoreError, match="Needy takes rate, which its files do not hold"):
         Needy(2).save(tmp_path)
+    with pytest.raises(StoreError, match="Rated takes rate, which"):
+        Rated(3.0).save(tmp_path)
+    with pytest.raises(StoreError, match="Grown takes noise, which its files do not hold"):
+        Grown(noise=dist.Normal(0.0, 2.0)).save(tmp_path)
+    Grown(noise=dist.Normal(0.0, 1.0)).save(tmp_path)  # is what it is without
 
 
 def test_an_inverse_that_is_none_is_an_error():
@@ -667,3 +677,10 @@ def test_a_fit_leaves_an_equation_alone():
     ccf.fit(scm, ccf.Batch(graph, pd.DataFrame({"age": age, "x": age * 1.1})))
     assert isinstance(scm.mechanisms["x"], Mechanism)
     assert float(scm.mechanisms["x"].predict(torch.zeros(1).double(), {"age": torch.ones(1).double()})) == 1.0
+
+
+@pytest.mark.parametrize("inverse", [None, lambda x, pa: x.log()], ids=["bisection", "formula"])
+def test_a_value_that_the_equation_cannot_give_is_impossible(inverse):
+    value = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
+    loss = Equation(lambda u, pa: u.exp(), inverse).loss(value, {})
+    assert loss.tolist() == [pytest.approx(0.5 * math.log(2 * math.pi)), INF, INF]

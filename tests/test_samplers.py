@@ -94,3 +94,10 @@ def test_a_judge_left_in_training_mode_reads_otherwise_and_stays_as_it_was():
     assert (left(images) != judge(images)).any()
     assert all((before[name] == tensor).all() for name, tensor in judge.state_dict().items())
     assert not judge.training
+
+
+@pytest.mark.parametrize("sampler", ["mixed", "marginal", "permute", "bins", "flip"])
+def test_what_is_drawn_from_a_column_with_holes_is_an_error(frame, sampler):
+    for name, hole in (("age", np.nan), ("sex", None)):
+        with pytest.raises(ccf.DataError, match=f"rows miss {name}: what is drawn depends on it"):
+            drawn(frame.assign(**{name: [hole, *frame[name][1:]]}), sampler)

@@ -12,7 +12,8 @@ from pyro.infer import Predictive
 from scipy import stats
 
 import causalcf as ccf
-from causalcf import training
+from causalcf import query, training
+from causalcf.attributes import AdditiveNoise, Categorical, LinearGaussian, ResponseType
 from causalcf.encoding import decode_column, encode, encode_column
 from causalcf.errors import DataError, GraphError, NotFittedError
 from causalcf.seeds import RowGenerator, row_keys
@@ -537,3 +538,71 @@ def test_the_noise_of_an_incomplete_row_is_a_distribution(chain):
     frame.loc[8, "b"] = np.nan
     with pytest.raises(DataError, match=r"1 rows miss an attribute: their noise is not one but a distribution"):
         ccf.abduct(model, ccf.Batch(model.graph, frame, missing="infer"))
+
+
+def test_a_policy_sees_all_rows_with_images_or_without(shipped):
+    above = ccf.Policy(lambda table: np.where(table["thickness"] > table["thickness"].median(), 200.0, 100.0))
+    alone = shipped.sample(80, do={"intensity": above}, images=False).frame
+    assert (alone["intensity"] == 200).sum() == 40  # a median of all rows, not of every part of them
+    small = ccf.SCM(GRAPH, {name: shipped.mechanisms[name] for name in GRAPH.attributes})
+    rows = ccf.Batch(GRAPH, ccf.MorphoMNIST("test").frame(130))
+    stored = np.linspace(100, 200, 130)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(query, "_TABLE_ROWS", 50)
+        answer = ccf.counterfactual(small, rows, {"thickness": ccf.Shift(1), "intensity": above})
+        assert (answer.frame["intensity"] == 200).sum() == 65
+        again = ccf.counterfactual(small, ccf.abduct(small, rows), {"intensity": ccf.Policy(lambda table: stored)})
+        assert again.frame["intensity"].tolist() == stored.tolist()
+
+
+def test_a_mechanism_of_another_kind_than_its_node_is_an_error():
+    graph = ccf.CausalGraph("g", [ccf.Node("drug", "binary"), ccf.Node("cured", "binary", parents=["drug"])])
+    line = LinearGaussian(intercept=0.2, coefficients={"drug": [0, 0.3]}, scale=0.1)
+    for mechanism in (line, AdditiveNoise(), ccf.Flow(), ccf.Equation(lambda u, pa: u)):
+        with pytest.raises(DataError, match=r"'cured' is binary: .* is for continuous nodes"):
+            ccf.SCM(graph, {"cured": mechanism})
+    with pytest.raises(DataError, match="'drug' is binary: Diffusion is for image nodes"):
+        ccf.SCM(graph, {"drug": ccf.Diffusion()})
+
+
+def test_known_coefficients_must_be_of_the_parents_without_a_fit():
+    graph = ccf.CausalGraph.parse("age -> bp; sex -> bp", kinds={"sex": "binary"})
+    with pytest.raises(DataError, match="known coefficients of 'bp' are for age, but its parents are age, sex"):
+        ccf.SCM(graph, {"bp": LinearGaussian(intercept=100.0, coefficients={"age": 0.5}, scale=12.0)})
+
+
+def test_two_nodes_cannot_share_a_mechanism_that_is_to_be_fitted():
+    graph = ccf.CausalGraph.parse("age -> bp; dose -> bp")
+    with pytest.raises(DataError, match="'age' and 'dose' have one mechanism between them"):
+        ccf.SCM(graph, dict.fromkeys(["age", "dose"], ccf.Flow()))
+    ccf.SCM(graph, dict.fromkeys(["age", "dose"], LinearGaussian(intercept=0.0, coefficients={}, scale=1.0)))
+
+
+def test_rows_of_another_graph_and_rows_that_miss_an_attribute_are_errors_in_every_question():
+    frame = pd.DataFrame({"t": [0, 1] * 20, "y": ["no", "yes", "yes", "no"] * 10})
+    graphs = [
+        ccf.CausalGraph("g", [ccf.Node("t", "binary"), ccf.Node("y", "categorical", parents=["t"], states=states)])
+        for states in (["no", "yes"], ["yes", "no"])
+    ]
+    scm = ccf.SCM(graphs[0], {name: ResponseType() if name == "y" else Categorical(model="table") for name in "ty"})
+    with pytest.raises(DataError, match="the batch was checked against graph 'g'"):
+        ccf.fit(scm, ccf.Batch(graphs[1], frame))
+    holes = ccf.Batch(graphs[0], frame.assign(y=pd.Categorical([None, *frame["y"][1:]])), missing="infer")
+    with pytest.raises(DataError, match="1 rows miss y: only counterfactual"):
+        ccf.fit(scm, holes)
+    ccf.fit(scm, ccf.Batch(graphs[0], frame))
+    with pytest.raises(DataError, match="the batch was checked against graph 'g'"):
+        scm.log_likelihood(ccf.Batch(graphs[1], frame))
+    for question in (scm.log_likelihood, lambda batch: ccf.ate(scm, "t", "y", treated=1, control=0, state="yes", batch=batch)):
+        with pytest.raises(DataError, match="1 rows miss y"):
+            question(holes)
+    assert ccf.counterfactual(scm, holes, {"t": 1}, draws=5).frame["y"].notna().all()
+
+
+def test_a_known_line_answers_the_same_twice_where_pyro_sets_its_parent_to_one_number():
+    graph = ccf.CausalGraph.parse("sex -> bp", kinds={"sex": "binary"})
+    line = LinearGaussian(intercept=100.0, coefficients={"sex": [0, 4]}, scale=1.0)
+    scm = ccf.SCM(graph, {"sex": Categorical(probabilities=[0.5, 0.5]), "bp": line})
+    treated = pyro.poutine.do(scm.program, {"sex": 1})
+    for _ in range(2):
+        assert float(treated(1000)["bp"].mean()) == pytest.approx(104, abs=0.2)  # 6 standard errors

@@ -11,7 +11,7 @@
     Monotone         U(0, 1)                     the state in whose part of the unit interval u falls
     ResponseType     one state a configuration   what u says of this configuration of the parents
 
-Numbers are mapped onto the node's support last.
+Numbers that were fitted are mapped onto the node's support last; known ones, of LinearGaussian and Equation, are what they are.
 """
 
 from causalcf.attributes.categorical import Categorical

@@ -59,7 +59,7 @@ def finite_support(node: Node) -> list[float | None] | None:
 
 
 def support_bijection(ends: Sequence[float | None] | None) -> T.Transform:
-    """A smooth increasing map from the line onto the open interval `ends`; an infinite or missing end is no bound."""
+    """A smooth monotone map from the line onto the open interval `ends`; an infinite or missing end is no bound."""
     low, high = (None if end is None or math.isinf(end) else end for end in ends or (None, None))
     if low is not None and high is not None:
         return T.ComposeTransform([T.SigmoidTransform(), T.AffineTransform(low, high - low)])
@@ -155,6 +155,10 @@ class ContinuousMechanism(AttributeMechanism):
     A subclass says g, monotone in u, by `_forward` and `_backward`; its specification has a "support". Everything else, the
     density in the user's unit included, is here.
     """
+
+    def check(self, node: Node, parent_nodes: Sequence[Node]) -> None:
+        if node.kind != "continuous":
+            raise DataError(f"'{node.name}' is {node.kind}: {type(self).__name__} is for continuous nodes.")
 
     def _start(self, spec: Mapping[str, Any]) -> None:
         super()._start(spec)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from causalcf.errors import AbductionError, DataError, StoreError
+from causalcf.graph import Node
 from causalcf.mechanism import Mechanism, Parents
 from causalcf.seeds import RowGenerator
 
@@ -91,6 +92,10 @@ class Equation(Mechanism):
         formula = self._functions[1]
         return self._bisect(value, parents) if formula is None else formula(value, parents)
 
+    def check(self, node: Node, parent_nodes: Sequence[Node]) -> None:
+        if node.discrete:
+            raise DataError(f"'{node.name}' is {node.kind}: an Equation is for continuous nodes. Use Categorical for labels.")
+
     def noise_prior(self) -> dist.TorchDistribution:
         return self._prior
 
@@ -114,9 +119,11 @@ class Equation(Mechanism):
             place = noise if noise.requires_grad else noise.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.forward(place, parents).sum(), place, create_graph=differentiable)
         low, high = self._ends()
-        inside = (noise > low) & (noise < high)
+        with torch.no_grad():  # a value that the equation cannot give has no noise
+            off = (self.forward(noise, parents) - value).abs() > _TOLERANCE * (value.abs() + value.abs().mean())
+            inside = (noise > low) & (noise < high) & (slope != 0) & ~off
         log_density = torch.where(inside, self._prior.log_prob(torch.where(inside, noise, self._middle)), -torch.inf)
-        return slope.abs().log() - log_density
+        return torch.where(inside, slope.abs().log() - log_density, torch.inf)
 
     def save(self, directory: Path) -> None:
         if type(self) is Equation:
@@ -124,13 +131,12 @@ class Equation(Mechanism):
                 "an Equation made of functions cannot be saved: functions are code. Write a subclass of Equation with methods "
                 "forward and inverse, save the model with that, and open it with load(..., classes=[YourEquation])."
             )
-        try:
-            inspect.signature(type(self)).bind()
-        except TypeError:
+        own = inspect.signature(type(self)).parameters.keys() - inspect.signature(Equation).parameters.keys()
+        if own or not _same(self._prior, type(self)()._prior):
             raise StoreError(
-                f"{type(self).__name__} needs arguments that its files do not hold. "
-                "Give it no arguments, or a save and a load of its own."
-            ) from None
+                f"{type(self).__name__} takes {', '.join(sorted(own)) or 'noise'}, which its files do not hold. "
+                "Give it no arguments and its prior as the attribute `prior`, or a save and a load of its own."
+            )
         (directory / "mechanism.json").write_text(json.dumps({"equation": type(self).__name__}))
         if tensors := {name: tensor.contiguous() for name, tensor in self.state_dict().items()}:
             save_file(tensors, directory / "weights.safetensors")
@@ -215,6 +221,10 @@ def _double(prior: dist.TorchDistribution) -> dist.TorchDistribution:
     if cast(Any, prior.support).is_discrete:
         raise DataError(f"the noise of an Equation is continuous, {name} is not. Use Categorical for discrete nodes.")
     return cast(dist.TorchDistribution, type(prior)(**{key: getattr(prior, key).double() for key in prior.arg_constraints}))
+
+
+def _same(prior: dist.TorchDistribution, other: dist.TorchDistribution) -> bool:
+    return type(prior) is type(other) and all(torch.equal(getattr(prior, k), getattr(other, k)) for k in prior.arg_constraints)
 
 
 def _quantile(prior: dist.TorchDistribution, u: Tensor) -> Tensor:

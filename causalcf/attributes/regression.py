@@ -92,7 +92,7 @@ class LinearGaussian(ContinuousMechanism):
         super().__init__(spec if spec is not None else _known_line(given), {})
 
     def check(self, node: Node, parent_nodes: Sequence[Node]) -> None:
-        """Raise a DataError unless this mechanism can belong to this node with these parents."""
+        super().check(node, parent_nodes)
         if self.spec is None or not self.spec["known"]:
             return
         coefficients = self.spec["coefficients"]
@@ -135,7 +135,7 @@ class LinearGaussian(ContinuousMechanism):
         for name, slope in self.slopes.items():
             line = torch.add(parents[name] * slope, line)
         for name, place in self.places.items():
-            line = self.added[place][parents[name]].add_(line)
+            line = torch.add(self.added[place][parents[name]], line)
         return line
 
     def _forward(self, noise: Tensor, parents: Parents) -> Tensor:

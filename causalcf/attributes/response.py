@@ -29,7 +29,7 @@ from causalcf.attributes.probabilities import (
     uniform_between,
 )
 from causalcf.errors import AbductionError, DataError, GraphError
-from causalcf.graph import CausalGraph, Node
+from causalcf.graph import CausalGraph, Node, in_support
 from causalcf.mechanism import Mechanism, Parents
 from causalcf.seeds import RowGenerator
 
@@ -305,8 +305,8 @@ class _Question:
         if not isinstance(mechanism, DiscreteMechanism):
             raise DataError(
                 f"the exact answer sums over the states of '{name}', which is {self.graph.node(name).kind}, a "
-                f"{type(mechanism).__name__}: it needs Categorical, Monotone or ResponseType. Observe '{name}', or draw from "
-                "causalcf.counterfactual."
+                f"{type(mechanism).__name__}: it needs Categorical, Monotone or ResponseType. "
+                f"{'D' if name in self.seen else f'Observe {name!r}, or d'}raw from causalcf.counterfactual."
             )
         mechanism.check(self.graph.node(name), [self.graph.node(parent) for parent in self.graph.parents(name)])
         return mechanism
@@ -342,9 +342,14 @@ def _number(node: Node, label: Any, doing: str) -> Tensor:
         raise DataError(f"cannot {doing} '{node.name}' as {label!r}: the exact answer takes one label or number.")
     if not node.discrete:
         try:
-            return torch.tensor([float(label)], dtype=torch.float64)
+            number = float(label)
         except (TypeError, ValueError):
-            raise DataError(f"cannot {doing} '{node.name}' as {label!r}: it takes a number.") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(f"cannot {doing} '{node.name}' as {label!r}: it takes a finite number.")
+        if not in_support(node, number):
+            raise DataError(f"cannot {doing} '{node.name}' as {label!r}: outside its support {node.support}.")
+        return torch.tensor([number], dtype=torch.float64)
     states = list(node.states or ())
     if label not in states:
         raise DataError(
