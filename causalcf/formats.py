@@ -511,6 +511,7 @@ _STYLE = frozenset(
     stylesheet tail_lp tailclip tailhref taillabel tailport tailtarget tailtooltip tailurl target tbbalance tooltip
     truecolor url vertices viewport voro_margin weight width xdotversion xlabel xlp z""".split()  # noqa: SIM905
 )
+_OWN = ("kind", "unit", "description", "support", "states", "image_shape", "latent")  # what DOT says of a node here
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _Attributes = dict[str, tuple[str, int]]  # name to value and offset
 
@@ -532,6 +533,8 @@ class _DotReader(_Reader):
     def __init__(self, text: str) -> None:
         super().__init__(text, "DOT text", _DOT)
         self.strict = False
+        self.usual: dict[str, set[str]] = {}  # of a node, what only a default has said so far
+        self.hides: dict[str, bool] = {}  # whether a node is latent, where it was said
 
     def odd(self, offset: int) -> str:
         if self.text[offset] == "<":
@@ -601,6 +604,7 @@ class _DotReader(_Reader):
         if name not in self.nodes:
             self.add_node(name, offset)
             self.annotate(name, scope.node)
+            self.usual[name] = {*self.nodes[name], *(("latent",) if name in self.hides else ())}
         scope.members[name] = None
         self.operand(scope, [name], group=False)
 
@@ -674,21 +678,39 @@ class _DotReader(_Reader):
                 )
 
     def annotate(self, name: str, attributes: _Attributes) -> None:
-        """Attributes of a node."""
+        """Attributes of a node; its own go before those of `node [...]`."""
+        usual = self.usual.get(name, set())
         for key, (value, offset) in attributes.items():
+            if key not in _OWN:
+                if key.lower() not in _STYLE:
+                    known = ", ".join(_OWN)
+                    raise self.error(f"the node attribute '{key}' is unknown. There are: {known}, and Graphviz' own.", offset)
+                continue
+            said = key.removeprefix("image_")
+            if said in usual:
+                usual.remove(said)
+                self.nodes[name].pop(said, None)
+                if said == "latent":
+                    del self.hides[name]
             if key == "latent":
-                if value.lower() not in (*_TRUE, *_FALSE):
-                    raise self.error(f"latent={value!r}: write true or false.", offset)
-                if value.lower() in _TRUE:
-                    self.latent[name] = None
-            elif key in ("kind", "unit", "description"):
+                self.hide(name, value, offset)
+            elif key in _WORDS:
                 self.add_field(name, key, value, offset)
-            elif key in ("support", "states", "image_shape"):
-                key = key.removeprefix("image_")
-                self.add_field(name, key, self.checked(name, key, self.values_of(value, offset), offset), offset)
-            elif key.lower() not in _STYLE:
-                known = "kind, unit, description, support, states, image_shape, latent"
-                raise self.error(f"the node attribute '{key}' is unknown. There are: {known}, and Graphviz' own.", offset)
+            else:
+                self.add_field(name, said, self.checked(name, said, self.values_of(value, offset), offset), offset)
+
+    def hide(self, name: str, value: str, offset: int) -> None:
+        """A node is said to be latent, or not to be."""
+        if value.lower() not in (*_TRUE, *_FALSE):
+            raise self.error(f"latent={value!r}: write true or false.", offset)
+        hidden = value.lower() in _TRUE
+        if self.hides.setdefault(name, hidden) != hidden:
+            before = "observed" if hidden else "latent"
+            raise self.error(f"node '{name}' is {before} and now latent={value}. Remove one of them.", offset)
+        if hidden:
+            self.latent[name] = None
+        else:
+            self.latent.pop(name, None)
 
     def values_of(self, value: str, offset: int) -> Any:
         """Several values in parentheses, written as in text."""

@@ -426,6 +426,15 @@ def test_dot_defaults_end_with_their_subgraph():
     assert (sketch.bidirected, sketch.edges) == ([("a", "b")], [("a", "c")])
 
 
+def test_what_a_dot_node_says_of_itself_goes_before_the_default():
+    sketch = read_dot("""digraph { node [kind=continuous latent=true image_shape="(1, 2, 2)"]; U; age [latent=no]
+        subgraph { sex -> x } sex [kind=binary latent=false shape=box] x [latent=false image_shape="(1, 3, 3)"]
+        U -> age; U -> x }""")  # fmt: skip
+    assert [sketch.nodes[name]["kind"] for name in ("age", "sex", "x")] == ["continuous", "binary", "continuous"]
+    assert [sketch.nodes[name]["shape"] for name in ("sex", "x")] == [(1, 2, 2), (1, 3, 3)]
+    assert (sketch.bidirected, sketch.edges) == ([("age", "x")], [("sex", "x")])
+
+
 def test_dot_holds_what_a_node_is():
     sketch = read_dot("""digraph { age [unit=year support="(0, inf)"]; s [states="('a b', 1)"]
         i [kind=image image_shape="(1, 2, 3)" shape=box]
@@ -460,6 +469,8 @@ def test_dot_holds_what_a_node_is():
         ("digraph { a -> b; a -> b }", "the edge 'a -> b' is stated twice"),
         ('digraph { a [support="1, 2"] }', "'1, 2' is no list of values"),
         ("digraph { a [latent=perhaps] }", "latent='perhaps': write true or false"),
+        ("digraph { node [latent=no] a [latent=yes] a [latent=no] }", "node 'a' is latent and now latent=no. Remove one"),
+        ("digraph { node [kind=image] a [kind=binary] a [kind=ordinal] }", "node 'a' has kind 'binary' and now 'ordinal'"),
         ("digraph { subgraph s { a } [color=red] }", "a subgraph with attributes of its own"),
         ('digraph { "a }', "line 1, column 11: the quotation that begins here does not end"),
     ],
