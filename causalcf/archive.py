@@ -27,7 +27,7 @@ from causalcf.graph import CausalGraph
 from causalcf.measures import KINDS, Measured
 from causalcf.query import Counterfactual
 from causalcf.soundness import AuditReport
-from causalcf.tables import read_table, write_table
+from causalcf.tables import as_states, read_table, write_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,12 +119,13 @@ def load_report(path: str | Path) -> AuditReport:
     for place, entry in enumerate(json.loads((path / "measured.json").read_text())):
         rows = {kind: arrays[f"measured/{place}/{kind}"] for kind in KINDS if f"measured/{place}/{kind}" in arrays}
         measured.append(Measured(**{**entry, **rows}))
-    table = read_table(path / "factual.parquet")
-    factual = Batch(CausalGraph.from_dict(record["graph"]), _rest(table, _OUTSIDE), images("factual/"))
+    graph = CausalGraph.from_dict(record["graph"])
+    table = read_table(path / "factual.parquet", graph=graph)
+    factual = Batch(graph, _rest(table, _OUTSIDE), images("factual/"))
     answers, errors = {}, {}
     for place, answer in enumerate(record["answers"]):
-        frame, label = read_table(path / f"answer-{place}.parquet"), answer["label"]
-        told, asked = _split(frame, _TOOK), _split(frame, _ASKED)
+        frame, label = read_table(path / f"answer-{place}.parquet", graph=graph), answer["label"]
+        told, asked = _split(frame, _TOOK), as_states(_split(frame, _ASKED), graph)
         answers[label] = Counterfactual(
             _rest(frame, _ASKED, _TOOK), images(f"answer/{place}/"), factual, {name: asked[name] for name in asked},
             frozenset(answer["changed"]), told.pop("identified"), answer["why_not"], diagnostics=told,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +77,8 @@ def read_table(path: str | Path, *, index: str | None = None, graph: CausalGraph
             frame = _read_text(path, "\t" if ".tsv" in suffix else ",", _text_labels(graph))
     except (OSError, ValueError, EOFError) as error:  # pyarrow's and pandas' own errors are among these
         raise DataError(f"cannot read the table '{path}': {str(error).splitlines()[0]}.") from error
-    if index is None:
+    frame = as_states(frame, graph)
+    if index is None or index == frame.index.name:
         return frame
     if index not in frame.columns:
         raise DataError(
@@ -84,13 +87,26 @@ def read_table(path: str | Path, *, index: str | None = None, graph: CausalGraph
     return frame.set_index(index)
 
 
-def _text_labels(graph: CausalGraph | None) -> dict[str, Sequence[str | int]]:
-    """The attributes whose labels are texts, with these."""
+def _text_labels(graph: CausalGraph | None) -> dict[str, list[str]]:
+    """The attributes of whose labels some are texts, with all labels as texts."""
     nodes = [] if graph is None else [graph.node(name) for name in graph.attributes]
-    return {node.name: node.states for node in nodes if node.states and all(isinstance(state, str) for state in node.states)}
+    some = (node for node in nodes if any(isinstance(state, str) for state in node.states or ()))
+    return {node.name: list(map(str, node.states or ())) for node in some}
 
 
-def _read_text(path: Path, separator: str, labels: Mapping[str, Sequence[str | int]]) -> pd.DataFrame:
+def as_states(frame: pd.DataFrame, graph: CausalGraph | None) -> pd.DataFrame:
+    """A table whose texts are the labels that they stand for, where an attribute's labels are words and numbers."""
+    nodes = [] if graph is None else [graph.node(name) for name in graph.attributes]
+    changed = {}
+    for node in nodes:
+        states = node.states or ()
+        if node.name in frame.columns and len({isinstance(state, str) for state in states}) > 1:
+            known: dict[Any, str | int] = {str(state): state for state in states}
+            changed[node.name] = pd.Series([known.get(one, one) for one in frame[node.name]], index=frame.index, dtype=object)
+    return frame.assign(**changed)
+
+
+def _read_text(path: Path, separator: str, labels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """A CSV or TSV file. A word that pandas takes for a missing value, such as NA, is a label where it is among these."""
     frame = pd.read_csv(path, sep=separator, low_memory=False, dtype=dict.fromkeys(labels, str))
     gaps = [name for name in labels if name in frame.columns and frame[name].isna().any()]
@@ -104,15 +120,16 @@ def _read_text(path: Path, separator: str, labels: Mapping[str, Sequence[str | i
 def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
     """Write a table, its kind told by the suffix: .csv, .tsv, .jsonl or .parquet; the index is kept.
 
-    In a text file it is a column by its name, or `index`; with `_2` after it if there is such a column.
+    In a text file it is a column by its name, or `index`; with `_2` after it if there is such a column. Labels that are words and
+    numbers are written to Parquet as words; `read_table` with the graph makes them what they were.
 
     Raises:
-        DataError: the suffix is none of these, or the place cannot be written to.
+        DataError: the suffix is none of these, the place cannot be written to, or the table holds what no file of this kind can.
     """
     path = Path(path)
     suffix = _suffix(path)
     writers: dict[str, Callable[[Any], Any]] = {
-        ".parquet": lambda file: frame.to_parquet(file, engine="pyarrow", write_page_checksum=True),
+        ".parquet": lambda file: _in_words(frame, path).to_parquet(file, engine="pyarrow", write_page_checksum=True),
         ".jsonl": lambda file: _with_index(frame).to_json(file, orient="records", lines=True, double_precision=15),
         ".csv": lambda file: _with_index(frame).to_csv(file, index=False),
         ".tsv": lambda file: _with_index(frame).to_csv(file, index=False, sep="\t"),
@@ -134,12 +151,27 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> Path:
                 os.fsync(file.fileno())
             os.chmod(draft, 0o644)
             os.replace(draft, path)
-        except BaseException:
+        except BaseException as error:
             os.unlink(draft)
+            if type(error).__module__.startswith("pyarrow"):
+                raise DataError(f"cannot write the table '{path}': {str(error).splitlines()[0]}.") from error
             raise
     except OSError as error:
         raise DataError(f"cannot write the table '{path}': {error.strerror or error}. Choose another --out.") from error
     return path
+
+
+def _in_words(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The frame with columns of words and numbers as words: Parquet has one type a column."""
+    told = frame.copy(deep=False)
+    for name in [name for name, kind in frame.dtypes.items() if pd.api.types.is_object_dtype(kind)]:
+        labels = frame[name].dropna().tolist()
+        if all(isinstance(label, str | Number) for label in labels) and len({isinstance(label, str) for label in labels}) > 1:
+            word, count = Counter(map(str, dict.fromkeys(labels))).most_common(1)[0]
+            if count > 1:
+                raise DataError(f"cannot write the table '{path}': '{name}' has the word '{word}' and the number. Rename one.")
+            told[name] = frame[name].map(str, na_action="ignore")
+    return told
 
 
 def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
