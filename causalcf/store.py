@@ -50,9 +50,19 @@ def _class(name: str, known: Mapping[str, type]) -> Any:
 
 
 def save(scm: SCM, path: str | Path) -> Path:
-    """Write a model to a directory; see the module for what is in it."""
+    """Write a model to a directory; see the module for what is in it.
+
+    Raises:
+        StoreError: a judge cannot be saved, or the directory holds something else.
+    """
     scm.check_fitted()
     parts = {"mechanisms": scm.mechanisms, "judges": scm.judges}
+    mute = next((name for name, judge in scm.judges.items() if not callable(getattr(judge, "save", None))), None)
+    if mute is not None:
+        raise StoreError(
+            f"the judge of '{mute}' cannot be saved: it has no save(). Take it out of scm.judges, and pass it to "
+            "audit(judges=...) instead."
+        )
 
     def write(directory: Path) -> None:
         index = {kind: {name: _class_name(part) for name, part in some.items()} for kind, some in parts.items()}

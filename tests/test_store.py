@@ -197,6 +197,14 @@ def test_a_saved_directory_can_be_saved_over(saved):
     assert os.listdir(saved.parent) == ["model"]
 
 
+def test_a_judge_that_cannot_be_saved_is_an_error_before_anything_is_written(tmp_path):
+    scm = model()
+    scm.judges = {"age": lambda frame: frame["age"].to_numpy()}
+    with pytest.raises(StoreError, match=r"the judge of 'age' cannot be saved: it has no save\(\)\. .* audit\(judges=\.\.\.\)"):
+        scm.save(tmp_path / "model")
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_empty_directory_can_be_saved_to(tmp_path):
     assert ccf.load(model().save(tmp_path)).graph == GRAPH
 
