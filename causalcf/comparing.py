@@ -22,16 +22,18 @@ def _check_paired(first: AuditReport, name: str, other: AuditReport) -> None:
         raise DataError(f"report '{name}' is of other rows than the first. Audit the same batch with both.")
     for label in (label for label in first.answers if label in other.answers):
         for node, asked in first.answers[label].do.items():
-            if node in other.answers[label].do and not asked.equals(other.answers[label].do[node]):
+            # lists, because an audit that was saved has its labels back in another type of column
+            if node in other.answers[label].do and list(asked) != list(other.answers[label].do[node]):
                 raise DataError(f"report '{name}' asked do({label}) for other values than the first. Audit with the same seed.")
 
 
 def _difference(one: Measured, first: Measured, samples: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the difference, both under the same bootstrap samples."""
-    pair = [part.scale * resampled(part.statistic, part.value, samples) for part in (one, first)]
-    if not np.isfinite(pair).all():
+    """The 95 % interval of the difference, both under the same bootstrap samples; of those that have every label."""
+    mine, base = (part.scale * resampled(part.statistic, part.value, samples) for part in (one, first))
+    gap = mine - base
+    if not np.isfinite(gap).any():
         return float("nan"), float("nan")
-    low, high = np.quantile(pair[0] - pair[1], [0.025, 0.975])
+    low, high = np.nanquantile(gap, [0.025, 0.975])
     return float(low), float(high)
 
 

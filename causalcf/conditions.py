@@ -35,8 +35,12 @@ _ROLES = {
     "invariant": ("invariant",),
     "off_target": ("affected", "invariant"),
 }
+_LABEL = r"[^()]*"
+for _ in range(3):  # parentheses in parentheses, as in do(dose (mg))
+    _LABEL = rf"(?:[^()]|\({_LABEL}\))*"
 _SENTENCE = re.compile(
-    r"\s*(?P<measure>[\w.]+)(?:,?\s+do\((?P<do>[^)]*)\))?(?:\s+(?P<attribute>[^<>=]*?))?\s*(?P<sign>>=|<=|>|<)\s*(?P<limit>\S+)\s*"
+    rf"\s*(?P<measure>[\w.]+)(?:,?\s+do\((?P<do>{_LABEL}|[^)]*)\))?"
+    r"(?:\s+(?P<attribute>[^<>=]*?))?\s*(?P<sign>>=|<=|>|<)\s*(?P<limit>\S+)\s*"
 )
 
 
@@ -124,7 +128,7 @@ def check_conditions(
     Args:
         texts: the conditions.
         labels: of the interventions that are asked.
-        nodes: of the graph.
+        nodes: of the graph, and what else is read by a name, as in `image by LPIPS`.
         rounds: by measure, after how many rounds it is taken, as composition is.
 
     Raises:
@@ -142,7 +146,8 @@ def check_conditions(
             raise DataError(
                 f"the condition '{text}' is about do({condition.do}), which is not asked. Asked: {', '.join(labels)}."
             )
-        unknown = [name for name in (condition.attribute or "").split(", ") if name and name not in nodes]
+        read = condition.attribute or ""
+        unknown = [] if read in nodes else [name for name in read.split(", ") if name and name not in nodes]
         if unknown:
             raise DataError(f"the condition '{text}' is about '{unknown[0]}', which is no node. Nodes are: {', '.join(nodes)}.")
 

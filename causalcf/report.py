@@ -531,8 +531,10 @@ def _pictures(report: AuditReport, picture: str) -> _Html:
 # ------------------------------------------------------------------ scores
 
 
-def _drawing(score: _Score, low: float, high: float) -> _Html:
+def _drawing(score: _Score, low: float, high: float) -> str:
     """Value (dot), interval (line) and floor (upright stroke) on a scale from low to high."""
+    if not math.isfinite(score.value):
+        return _UNKNOWN
     width, height, edge = 150, 20, 6
     step = (width - 2 * edge) / (high - low if high > low else 1.0)
 
@@ -573,7 +575,7 @@ def _score_table(report: AuditReport, family: str, scores: Sequence[_Score]) -> 
             "read": _reads(score),
             "value": _minus(_number(score.value, score.decimals, signed=signed)),
             "95 % interval": _minus(" to ".join(ends)) or _UNKNOWN,
-            "drawn": _drawing(score, min(scales[score.unit]), max(scales[score.unit])),
+            "drawn": _drawing(score, min(scales[score.unit], default=0.0), max(scales[score.unit], default=0.0)),
             "floor": _minus(score.show(score.floor)),
             "ceiling": _minus(score.show(score.ceiling)),
             "truth": _minus(score.show(score.truth)),
@@ -667,9 +669,11 @@ def _subgroup_table(parts: Subgroups) -> _Html:
     return _table(caption, header, rows, numbers=["all", *groups, "largest difference"], class_="scores")
 
 
-def _searched(found: pd.DataFrame) -> tuple[_Html, _Picture | None]:
+def _searched(report: AuditReport, found: pd.DataFrame) -> tuple[_Html, _Picture | None]:
     if found.empty:
-        return _tag("p", "No subgroup is large enough to be looked at."), None
+        judged = any(one.measure == "amplification" for one in report.measured)
+        why = "No subgroup is large enough to be looked at." if judged else "No judge reads what these interventions changed."
+        return _tag("p", why), None
     told = found[found["p"] <= 0.05]
     verdict = (
         f"{_count(len(told), 'difference')} of {len(found)} that were looked at {'is' if len(told) == 1 else 'are'} larger than "
@@ -698,7 +702,7 @@ def _subgroups(report: AuditReport, dpi: int) -> list[_Html]:
     """By the columns that were asked for, and the search; nothing where neither was."""
     parts: list[str] = [_subgroup_table(groups) for groups in report.subgroups.values()]
     if report.searched is not None:
-        table, picture = _searched(report.searched)
+        table, picture = _searched(report, report.searched)
         parts += [_tag("h3", "Search for the worst subgroup"), *([picture.tag(dpi)] if picture and dpi else []), table]
     return [_section("Subgroups", *parts)] if parts else []
 
@@ -752,8 +756,9 @@ def _limits(report: AuditReport) -> _Html:
     assumes = f" This graph’s own words: “{graph.assumes}”" if graph is not None and graph.assumes else ""
     unread = []
     if graph is not None:
-        unread = [name for name in graph.attributes if name not in {score.attribute for score in _scores(report)}]
-    read = f"Here no number is about {_all(unread)}. " if unread else ""
+        judged = {score.attribute for score in _scores(report) if score.family == "effectiveness"}
+        unread = [name for name in graph.attributes if name not in judged]
+    read = f"Here none reads {_all(unread)}. " if unread else ""
     return _section(
         "What the audit does not show",
         _list(

@@ -22,6 +22,7 @@ from causalcf.measures import Better, Measured, Role
 from causalcf.metrics import image_distance, target_error
 from causalcf.query import CHUNK, Abduction, Counterfactual, abduct, counterfactual, reconstruct
 from causalcf.scm import SCM
+from causalcf.seeds import RowGenerator, row_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,10 +140,22 @@ def _score_reading(
 
 
 class AuditedRows:
-    """The whole batch, the part of it that this audit is about, and what is known of the real rows."""
+    """The whole batch, the part of it that this audit is about, and what is known of the real rows.
 
-    def __init__(self, scm: SCM, whole: Batch, part: slice, judges: Mapping[str, Any], distances: Mapping[str, Distance]) -> None:
-        self.graph, self.whole, self.part, self.judges = scm.graph, whole, part, judges
+    Args:
+        scm: the model.
+        whole: the batch.
+        part: of it.
+        judges: by attribute.
+        distances: between images, beside L1.
+        groups: a column of the batch, such as the patient.
+    """
+
+    def __init__(
+        self, scm: SCM, whole: Batch, part: slice, judges: Mapping[str, Any], distances: Mapping[str, Distance],
+        groups: str | None = None,
+    ) -> None:  # fmt: skip
+        self.graph, self.whole, self.part, self.judges, self.groups = scm.graph, whole, part, judges, groups
         self.distances: dict[str, Distance] = {"": image_distance, **distances}
         self.image = next(iter(scm.graph.images), None)
         self.batch = whole.rows(part)
@@ -172,11 +185,22 @@ class AuditedRows:
             found.append(Measured(measure, value, attribute=read, floor=0.0, ceiling=ceiling, unit=unit, **about))
         return found
 
-    @property
-    def before(self) -> NDArray[np.int64]:
-        """The place of the row before each, which stands for another row; the last one is before the first."""
-        places = np.arange(len(self.whole))[self.part]
-        return np.asarray((places - 1) % len(self.whole))
+    @cached_property
+    def others(self) -> NDArray[np.int64]:
+        """The place of another row for each of the part, of another group where there is one.
+
+        It is the next in an order that the names of the rows give: a table that is sorted has rows that are alike side by side.
+        """
+        index = self.whole.frame.index
+        order = np.argsort(RowGenerator(0, row_keys(index), "other row").uniform().numpy(), kind="stable")
+        group = pd.factorize(self.whole.frame[self.groups])[0][order] if self.groups else np.arange(len(index))
+        last = np.flatnonzero(group != np.roll(group, -1))  # of a run of rows of one group
+        if not len(last):
+            last = np.arange(len(index))
+        following = last[np.searchsorted(last, np.arange(len(index))) % len(last)] + 1
+        found = np.empty(len(index), dtype=np.int64)
+        found[order] = order[following % len(index)]
+        return found[self.part]
 
     def first(self, count: int | None) -> slice:
         """Those of the part that are among the first rows of the whole; one where there is none, see `cut`."""
@@ -281,7 +305,7 @@ def _score_minimality(
 
     return Measured(
         "minimality", divergence(features), do=label, attribute=rows.image or "", unit="CLD",
-        ceiling=divergence(real[rows.before]),
+        ceiling=divergence(real[rows.others]),
         truth=None if true is None else divergence(true),
     )  # fmt: skip
 
@@ -296,9 +320,10 @@ def score_judged(rows: AuditedRows, answer: Counterfactual, label: str, true: An
     seen = answer.images[rows.image] if rows.image else answer.frame
     nearest: tuple[NDArray[np.float64], NDArray[np.float64] | None] | None = None
     for name, judge in rows.judges.items():
-        if any(node.name in answer.do for node in getattr(judge, "inputs", ())):
+        seen_by = (node.name for node in getattr(judge, "inputs", ()))
+        if any(one in answer.do and name in rows.graph.parents(one) for one in seen_by):
             continue  # set from outside, an effect no longer tells of its cause
-        read, real, other = ask_judge(judge, seen), rows.reading(name, rows.part), rows.reading(name, rows.before)
+        read, real, other = ask_judge(judge, seen), rows.reading(name, rows.part), rows.reading(name, rows.others)
         told = None if true is None else ask_judge(judge, true)
         wanted, had = answer.frame[name].to_numpy(), rows.batch.frame[name].to_numpy()
         found += _score_reading(rows.graph.node(name), label, _role(answer, name), read, wanted, real, had, other, told)
@@ -440,7 +465,7 @@ def score_composition(
     """Abducted and predicted under no intervention, so many rounds in a row."""
     if rows.image is None:
         again, factual = reconstruct(abduction).frame, rows.batch.frame
-        other = rows.whole.frame.iloc[rows.before]
+        other = rows.whole.frame.iloc[rows.others]
         return _columns(rows, "composition.1", "", scm.graph.attributes, again, factual, other)
     found, real = [], rows.batch.images[rows.image]
     if isinstance(mechanism := scm.mechanisms[rows.image], Diffusion):
@@ -448,13 +473,13 @@ def score_composition(
         if through is not None:
             distance = image_distance(decode_image(through), real)
             found.append(Measured("autoencoder", distance, attribute=rows.image, floor=0.0, unit="grey level"))
-    other = rows.whole.images[rows.image][rows.before]
+    other = rows.whole.images[rows.image][rows.others]
     current = abduction
     for number in range(1, max(rounds) + 1):
         again = reconstruct(current)
         if number in rounds:
             measure, count = f"composition.{number}", len(again)
-            home, others = rows.batch.frame.iloc[:count], rows.whole.frame.iloc[rows.before[:count]]
+            home, others = rows.batch.frame.iloc[:count], rows.whole.frame.iloc[rows.others[:count]]
             scored = rows.apart(measure, again.images[rows.image], real[:count], other[:count])
             scored += _columns(rows, measure, "", scm.graph.attributes, again.frame, home, others)
             found += scored if number == 1 else rows.cut(scored, again_rows)

@@ -142,10 +142,14 @@ class AuditReport:
 
     @property
     def blind_judges(self) -> list[str]:
-        """The attributes whose judge reads real rows no better than rows mixed up, so that its numbers say nothing."""
+        """The attributes whose judge reads real rows no better than rows mixed up, so that its numbers say nothing.
+
+        Where all rows have the same value, mixing them up shows nothing of the judge.
+        """
         rows = self.scores[self.scores["measure"] == "effectiveness"].drop_duplicates("attribute")
         gain = (rows["ceiling"] - rows["floor"]).where(rows["better"] == "low", rows["floor"] - rows["ceiling"])
-        return list(map(str, rows.loc[gain <= 0, "attribute"]))
+        blind = map(str, rows.loc[gain <= 0, "attribute"])
+        return [name for name in blind if self.factual.frame[name].nunique() > 1]
 
     @cached_property
     def graph_check(self) -> GraphCheck:
@@ -376,6 +380,11 @@ def audit(
     sampler, rounds, cycles = sampler or protocol.sampler, rounds or protocol.rounds, cycles or protocol.cycles
     judges = dict(scm.judges if judges is None else judges)
     scm.graph.check(judges, "use a judge for")
+    if scan and not judges:
+        raise DataError(
+            "scan searches for subgroups that judges read otherwise than the rest, and there is no judge. Give judges=..., fit "
+            "them (scm.judges = causalcf.fit_judges(rows)), or leave scan out."
+        )
     weights = check_weights(scm, weights, protocol.weights)
     if protocol.training_mode:
         if shard is not None:
@@ -385,8 +394,9 @@ def audit(
     drawn = interventions or draw_interventions(scm.graph, batch.frame, image=image, seed=seed, sampler=sampler)
     asked = {label: resolve(scm.graph, do, batch.frame, seed=seed) for label, do in drawn.items()}
     taken = {"composition": (1,) if image is None else rounds, "reversibility": cycles}
-    check_conditions(fail_on, asked, scm.graph.order, taken)
-    rows, measured, weighted = AuditedRows(scm, batch, part, judges, distances or {}), list[Measured](), list[Measured]()
+    check_conditions(fail_on, asked, [*scm.graph.order, *(f"{image} by {name}" for name in distances or ())], taken)
+    rows = AuditedRows(scm, batch, part, judges, distances or {}, groups)
+    measured, weighted = list[Measured](), list[Measured]()
     answers: dict[str, Counterfactual] = {}
     errors: dict[str, pd.Series] = {}
     outside: dict[str, NDArray[np.bool_]] = {}

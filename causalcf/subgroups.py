@@ -58,19 +58,30 @@ class Subgroups:
         return [str(name) for name in self.sizes.index[self.sizes < self.smallest]]
 
     def difference(self, method: Method = "between_groups") -> pd.Series:
-        """The largest difference between two groups, or between a group and all rows, in the unit of the number."""
+        """The largest difference between two groups, or between a group and all rows, in the unit of the number.
+
+        NaN where only one group has a number.
+        """
         if method == "to_overall":
             return self.by_group.sub(self.overall, axis=0).abs().max(axis=1)
-        return self.by_group.max(axis=1) - self.by_group.min(axis=1)
+        return (self.by_group.max(axis=1) - self.by_group.min(axis=1)).where(self._several)
 
     def ratio(self, method: Method = "between_groups") -> pd.Series:
-        """The smallest ratio of two groups' numbers, or of a group's and all rows', from 0 to 1; NaN for numbers below 0."""
+        """The smallest ratio of two groups' numbers, or of a group's and all rows', from 0 to 1.
+
+        NaN for numbers below 0, and where only one group has a number.
+        """
         positive = self.by_group.where(self.by_group >= 0)
         if method == "to_overall":
             shares = positive.div(self.overall.where(self.overall >= 0), axis=0)
             return shares.where(shares <= 1, 1 / shares).min(axis=1)
         least = positive.min(axis=1).where((positive.isna() == self.by_group.isna()).all(axis=1))
-        return least / positive.max(axis=1)
+        return (least / positive.max(axis=1)).where(self._several)
+
+    @property
+    def _several(self) -> pd.Series:
+        """Whether two groups or more have the number."""
+        return self.by_group.notna().sum(axis=1) > 1
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data: the sizes, and for every number its value overall and by group with the ends of the interval."""
@@ -99,10 +110,25 @@ def _groups(column: pd.Series) -> Mapping[str, NDArray[np.bool_]]:
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) and column.nunique() > _BINS:
         ranges = pd.qcut(column, _BINS, duplicates="drop")
         parts = ranges.cat.categories
+        if len(parts) == 1:
+            return _apart(column)
         edges = [parts[0].left, *parts.right]
         digits = next(some for some in range(4, 18) if len({f"{edge:.{some}g}" for edge in edges}) == len(edges))
         return {f"{part.left:.{digits}g} to {part.right:.{digits}g}": np.asarray(ranges == part) for part in parts}
-    return {str(label): np.asarray(column == label) for label in sorted(column.dropna().unique())}
+    found = column.dropna().unique()
+    try:
+        labels = sorted(found)
+    except TypeError:  # words and numbers
+        labels = sorted(found, key=str)
+    return {str(label): np.asarray(column == label) for label in labels}
+
+
+def _apart(column: pd.Series) -> Mapping[str, NDArray[np.bool_]]:
+    """Two groups of a column whose quartiles all are its least or its greatest value: the rows that have it, and the rest."""
+    least, most = column.min(), column.max()
+    if column.quantile(0.25) > least:
+        return {f"below {most:g}": np.asarray(column < most), f"{most:g}": np.asarray(column == most)}
+    return {f"{least:g}": np.asarray(column == least), f"above {least:g}": np.asarray(column > least)}
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -159,7 +159,9 @@ class Amplifying(Bands):
 
 def test_other_distances_between_images_are_told_as_well(study):
     largest = {"largest": lambda one, other: np.abs(one.astype(float) - other).reshape(len(one), -1).max(axis=1)}
-    report = ccf.audit(model(study, Shifting()), study, judges={}, truth=known_truth, rounds=(1,), distances=largest)
+    asked = {"judges": {}, "truth": known_truth, "rounds": (1,), "distances": largest}
+    report = ccf.audit(model(study, Shifting()), study, **asked, fail_on=["composition.1 image by largest > 5"])
+    assert not report.passed
     assert report.value("composition.1", attribute="image") == pytest.approx(1.0, abs=0.02)  # one row of nine is 9 brighter
     assert report.value("composition.1", attribute="image by largest") == pytest.approx(9.0, abs=0.05)
     assert report.value("reversibility.1", "tone", "image by largest") == pytest.approx(18.0, abs=0.1)

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import causalcf as ccf
-from causalcf.conditions import judge_conditions, read_conditions
+from causalcf.conditions import judge_conditions, parse_condition, read_conditions
 from causalcf.measures import Measured
 from causalcf.metrics import image_distance, interval, resamples, target_error
 from causalcf.samplers import draw_interventions
+from causalcf.scoring import AuditedRows
 from causalcf.subgroups import by_subgroup, scan_subgroups
 
 SCHEMA = json.loads((files("causalcf") / "schemas" / "audit-2.json").read_text())
@@ -234,7 +235,7 @@ def test_a_model_without_guidance_has_no_trade_off():
 def test_conditions_decide_whether_the_audit_passes():
     scm, batch = table_model()
     kept, broken = "noise_fit dose > 0.2", "reversibility.1 do(age) stage >= 0"
-    report = ccf.audit(scm, batch, fail_on=[kept, broken], by=["site"], scan=True)
+    report = ccf.audit(scm, batch, fail_on=[kept, broken], by=["site"], scan=True, judges=ccf.fit_judges(batch))
     jsonschema.validate(json.loads(report.to_json()), SCHEMA)
     assert {"subgroups", "scan"} <= set(json.loads(report.to_json()))
     broken_row = json.loads(report.to_json())
@@ -258,6 +259,12 @@ def test_a_condition_on_rounds_that_are_not_asked_is_refused_before_anything_is_
     monkeypatch.setattr("causalcf.soundness.abduct", None)  # anything measured would be a TypeError
     with pytest.raises(ccf.DataError, match=r"names no number of this audit\. Of (composition|reversibility) there is: \1\.1\."):
         ccf.audit(*table_model(), fail_on=[text])
+
+
+def test_a_search_without_judges_is_an_error_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("causalcf.soundness.abduct", None)
+    with pytest.raises(ccf.DataError, match=r"there is no judge\. Give judges=\.\.\., fit them .*, or leave scan out"):
+        ccf.audit(*table_model(), scan=True)
 
 
 def test_a_group_that_is_missing_is_an_error_before_anything_is_measured(monkeypatch):
@@ -308,7 +315,7 @@ def test_a_condition_that_is_best_at_zero_is_compared_by_size():
     assert [check["passed"] for check in judge_conditions(texts, scores)] == [False, True, False, True]
 
 
-def test_a_number_that_the_rows_do_not_tell_is_null_and_answers_no_condition():
+def test_a_number_that_the_rows_do_not_tell_is_null_and_answers_no_condition(tmp_path):
     scm, batch = table_model()
     one = batch.rows(np.flatnonzero(batch.frame["stage"] == 1)[:70])  # no AUROC without a second label
 
@@ -325,10 +332,29 @@ def test_a_number_that_the_rows_do_not_tell_is_null_and_answers_no_condition():
     report = ccf.audit(scm, one, **given)
     assert np.isnan(report.value("effectiveness.auroc", "site", "stage"))
     jsonschema.validate(json.loads(report.to_json()), SCHEMA)
+    page = report.to_html(tmp_path / "report.html").read_text()  # nothing to draw a scale of
+    assert '"nan"' not in page
+    assert report.blind_judges == []  # rows that are mixed up are as they were
+    assert "reads real rows no better" not in page
+    assert "Here none reads age, dose and site." in page
     with pytest.raises(
         ccf.DataError, match=r"asks for effectiveness\.auroc of 'stage' under .*, which these 70 rows do not tell"
     ):
         _ = ccf.audit(scm, one, **given, fail_on=["effectiveness.auroc < 0.9"]).passed
+
+
+@pytest.mark.parametrize(
+    ("text", "do", "attribute"),
+    [
+        ("effectiveness do(dose (mg)) age (years) < 0.9", "dose (mg)", "age (years)"),
+        ("effectiveness do(f(g(x)) (y), z) a <= 1", "f(g(x)) (y), z", "a"),
+        ("composition.1 dose (mg) > 1", None, "dose (mg)"),
+        ("effectiveness do(a() a( > 1", "a(", "a("),
+    ],
+)
+def test_a_condition_may_name_what_has_parentheses(text, do, attribute):
+    condition = parse_condition(text)
+    assert (condition.do, condition.attribute) == (do, attribute)
 
 
 def test_conditions_are_read_from_a_file(tmp_path):
@@ -412,6 +438,33 @@ def test_quartiles_that_differ_in_late_digits_keep_names_of_their_own():
     assert list(parts.sizes.index)[1:] == ["20001.5 to 20002", "20002 to 20002.5", "20002.5 to 20003"]
 
 
+@pytest.mark.parametrize(
+    ("value", "sizes"),
+    [
+        (np.r_[np.zeros(80), np.arange(1.0, 21)], {"0": 80, "above 0": 20}),
+        (np.r_[np.arange(20.0), np.full(80, 20.0)], {"below 20": 20, "20": 80}),
+        (np.r_[np.zeros(40), np.arange(1.0, 6), np.full(55, 9.0)], {"0": 40, "above 0": 60}),
+    ],
+)
+def test_a_column_of_which_most_rows_share_a_value_has_two_groups(value, sizes):
+    parts = by_subgroup([Measured("true_error", np.arange(100.0))], pd.DataFrame({"packs": value}), "packs", seed=0)
+    assert parts.sizes.to_dict() == sizes
+
+
+def test_one_group_alone_differs_from_no_other():
+    frame = pd.DataFrame({"sex": ["f"] * 60 + ["m"] * 5})
+    parts = by_subgroup([Measured("true_error", np.arange(65.0))], frame, "sex", seed=0)
+    assert parts.difference().isna().all()
+    assert parts.ratio().isna().all()
+    assert (parts.difference("to_overall") > 0).all()
+
+
+def test_groups_of_words_and_numbers_are_told():
+    frame = pd.DataFrame({"stage": pd.Series(["none", 2, 1] * 30, dtype=object)})
+    parts = by_subgroup([Measured("true_error", np.arange(90.0))], frame, "stage", seed=0)
+    assert parts.sizes.to_dict() == {"1": 30, "2": 30, "none": 30}
+
+
 def test_subgroups_speak_as_fairlearn_does():
     draw = np.random.default_rng(0)
     frame = pd.DataFrame({"sex": ["f"] * 60 + ["m"] * 30 + ["x"] * 5})
@@ -456,6 +509,83 @@ def test_a_comparison_is_paired_by_row():
         ccf.compare([reports["sound"], ccf.audit(scm, batch, seed=1)])
     with pytest.raises(ccf.DataError, match="two reports or more"):
         ccf.compare([reports["sound"]])
+
+
+def test_a_comparison_of_few_positives_has_an_interval():
+    report = ccf.audit(*table_model(n=80))
+    draw, code = np.random.default_rng(0), (np.arange(80) < 2).astype(float)  # a sample without a positive in seven
+    shift = draw.normal(size=80)
+    scores = [np.column_stack([code, 1 - shift, shift + gain * code]) for gain in (0.0, 2.0)]
+    reports = [
+        replace(report, measured=[Measured("effectiveness.auroc", one, statistic="auroc", better="high")]) for one in scores
+    ]
+    row = ccf.compare(reports).iloc[0]
+    assert row["low"] < row["difference"] < row["high"]
+
+
+def test_an_audit_that_was_saved_is_compared_with_a_fresh_one(tmp_path):
+    scm, batch = table_model()
+    report = ccf.audit(scm, batch, interventions={"site": {"site": 1}})
+    for pair in ([ccf.load_report(ccf.save_report(report, tmp_path / "a")), report], [report, ccf.load_report(tmp_path / "a")]):
+        assert (ccf.compare(pair)["difference"] == 0).all()
+
+
+def test_labels_that_are_words_and_numbers_are_audited_saved_and_read_back(tmp_path):
+    graph = ccf.CausalGraph(
+        "mixed", [ccf.Node("stage", "ordinal", states=("none", 1, 2)), ccf.Node("dose", "continuous", parents=["stage"])]
+    )
+    draw = np.random.default_rng(0)
+    stage = draw.integers(0, 3, 120)
+    frame = pd.DataFrame({"stage": np.array(["none", 1, 2], dtype=object)[stage], "dose": stage + draw.normal(size=120)})
+    batch = ccf.Batch(graph, frame)
+    scm = ccf.fit(ccf.SCM(graph, {"stage": ccf.Categorical(), "dose": ccf.LinearGaussian()}), batch)
+    report = ccf.audit(scm, batch, judges=ccf.fit_judges(batch), by=["stage"], scan=True)
+    again = ccf.load_report(ccf.save_report(report, tmp_path / "a"))
+    assert again.factual.frame["stage"].tolist() == frame["stage"].tolist()
+    assert list(again.answers["stage"].do["stage"]) == list(report.answers["stage"].do["stage"])
+    assert again.to_json() == report.to_json()
+    assert again.to_html(tmp_path / "again.html").read_text() == report.to_html(tmp_path / "report.html").read_text()
+
+
+def test_a_method_that_does_not_look_scores_the_same_in_a_table_that_is_sorted():
+    scm, batch = table_model()
+    older = ccf.Batch(batch.graph, batch.frame.sort_values("age"))
+    judges = ccf.fit_judges(batch)
+    asked = {"judges": judges, "interventions": {"site": {"site": 1}}}
+    ceilings = [ccf.audit(scm, one, **asked).scores.set_index(["measure", "attribute"])["ceiling"] for one in (batch, older)]
+    for key in [("effectiveness", "age"), ("composition.1", "age"), ("effectiveness", "dose")]:
+        assert ceilings[0][key] == pytest.approx(ceilings[1][key], rel=1e-12)
+
+
+def test_another_row_is_of_another_group_where_there_is_one():
+    scm, batch = table_model()
+    some = ccf.Batch(batch.graph, batch.frame.assign(patient=np.repeat(np.arange(8), 50), nobody="x"))
+
+    def others(column, part=slice(0, 400)):
+        return AuditedRows(scm, some, part, {}, {}, column).others
+
+    patient = some.frame["patient"].to_numpy()
+    assert sorted(others(None)) == list(range(400))  # every row stands for another once
+    assert (others(None) != np.arange(400)).all()
+    assert (patient[others("patient")] != patient).all()
+    assert (others("nobody") == others(None)).all()
+    assert (others("patient", slice(64, 128)) == others("patient")[64:128]).all()
+
+
+def test_a_judge_is_asked_while_another_cause_is_set_and_not_while_an_effect_is():
+    graph = ccf.CausalGraph(
+        "collider",
+        [ccf.Node("T", "binary"), ccf.Node("Z", "continuous"), ccf.Node("Y", "continuous", parents=["T", "Z"])],
+    )
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame({"T": draw.integers(0, 2, 300), "Z": draw.normal(size=300)})
+    batch = ccf.Batch(graph, frame.assign(Y=4.0 * frame["T"] + frame["Z"] + draw.normal(size=300)))
+    known = {"T": ccf.Categorical(), "Z": ccf.Empirical(), "Y": ccf.LinearGaussian()}
+    judges = {"T": ccf.TableJudge.fit(batch, "T")}
+    interventions = {"Z": {"Z": ccf.Shift(1.0)}, "Y": {"Y": 3.0}}
+    report = ccf.audit(ccf.fit(ccf.SCM(graph, known), batch), batch, judges=judges, interventions=interventions)
+    assert report.value("effectiveness", "Z", "T") > 0.9
+    assert set(report.scores.loc[report.scores["measure"] == "effectiveness", "do"]) == {"Z"}
 
 
 def test_judges_of_a_table_read_causes_off_their_effects(tmp_path):
