@@ -18,7 +18,7 @@ from causalcf.cli_audit import audit, card, compare, merge
 from causalcf.cli_data import data
 from causalcf.cli_demo import demo
 from causalcf.cli_fit import fit
-from causalcf.cli_options import Index, Json, Out, Resize, Rows, Seed, Table, rows_of
+from causalcf.cli_options import Index, Json, Out, Resize, Rows, Seed, Table, refuse, rows_of
 from causalcf.cli_reproduce import reproduce
 from causalcf.errors import AbductionError, CausalCFError, DataError
 
@@ -85,7 +85,8 @@ def tune(
     chosen: dict[str, Any] = {"forms": cast(list[Form], forms)} if forms else {}
     chosen |= {"weights": weights} if weights else {}
     chosen |= {"others": [parse_guidance(rule) for rule in rules]} if rules else {}
-    batch = rows_of(scm, data, own="valid", split="valid", n=n, seed=seed, index=index, resize=resize).loaded()
+    split = None if data is None else "valid"
+    batch = rows_of(scm, data, own="valid", split=split, n=n, seed=seed, index=index, resize=resize).loaded()
     found = find(
         scm, batch, off_target=_bound(off_target), reversibility=_bound(reversibility), gain=gain, again_rows=again_rows,
         seed=seed, progress=not as_json, **chosen,
@@ -113,6 +114,7 @@ def graphs(
     if name is None and (to or draw):
         raise DataError("which graph? Name one, for example: causalcf graphs asia --to dot")
     if name is not None and (to or draw):
+        refuse({"--json": as_json}, "with --to or --draw, which say what is printed. Leave that out.")
         graph = load_graph(name)
         writers = {word: getattr(graph, f"to_{word}") for word in ("text", "dagitty", "dot", "gml", "toml")}
         if to and to not in writers:

@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causalcf.cli_options import Dos, Index, Json, Resize, Rows, Rule, Seed, Split, TableOut, read_guidance, rows_of
+from causalcf.cli_options import (
+    Dos,
+    Index,
+    Json,
+    Resize,
+    Rows,
+    Rule,
+    Seed,
+    Split,
+    TableOut,
+    read_guidance,
+    refuse,
+    refuse_of_images,
+    rows_of,
+)
 from causalcf.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,6 +81,7 @@ def counterfactual(
     if not do:
         raise DataError("what should be changed? Say it with --do, for example --do 'thickness+=1'.")
     scm = load(model)
+    refuse_of_images(scm, model, guidance=guidance)
     scenarios = {text: parse_do(scm.graph, text) for text in do}
     most = n or (64 if data is None or data.is_dir() else None)
     batch = rows_of(scm, data, split=split, n=most, index=index, resize=resize, missing="infer").loaded()
@@ -136,7 +151,9 @@ def _describe(frame: pd.DataFrame, factual: pd.DataFrame | None) -> dict[str, st
             mean = "" if before is None else f" (was {before.mean():.4g})"
             words[str(name)] = f"mean {column.mean():.4g}{mean}, standard deviation {column.std():.4g}"
         elif column.nunique() <= 20:
-            shares = column.value_counts(normalize=True, sort=False).sort_index()
+            shares = column.value_counts(normalize=True, sort=False)
+            mixed = pd.api.types.infer_dtype(shares.index).startswith("mixed")  # words and numbers
+            shares = shares.sort_index(key=(lambda labels: labels.map(str)) if mixed else None)
             old = None if before is None else before.value_counts(normalize=True)
             was = {label: "" if old is None else f" (was {old.get(label, 0.0):.1%})" for label in shares.index}
             words[str(name)] = ", ".join(f"{label} {share:.1%}{was[label]}" for label, share in shares.items())
@@ -154,7 +171,7 @@ def effect(
     state: Annotated[str | None, typer.Option(help="Of a discrete outcome: the label whose probability is meant.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="A table: average over its rows instead of over draws.")] = None,
     index: Index = None,
-    n: Annotated[int, typer.Option(help="Draws, where there is no table.", min=2)] = 10_000,
+    n: Annotated[int | None, typer.Option(help="Draws, where there is no table; 10,000 unless told.", min=2)] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -165,6 +182,13 @@ def effect(
     from causalcf.store import load
     from causalcf.tables import read_table
 
+    refuse({"--by": by if kind != "cate" else None}, f"to {kind}: it is of cate. Leave that out.")
+    refuse(
+        {"--control": control if kind in ("pn", "ps", "pns") else None},
+        f"to {kind}, which compares --treated with the other label. Leave that out.",
+    )
+    refuse({"--index": index if data is None else None}, "without --data. Give that, or leave the rest out.")
+    refuse({"--n": n if data is not None else None}, "with --data, over whose rows the effect is averaged. Leave that out.")
     scm = load(model)
 
     def typed(node: str, text: str | None) -> Any:
@@ -173,6 +197,7 @@ def effect(
     between: dict[str, Any] = {"treated": typed(treatment, treated), "control": typed(treatment, control)}
     batch = Batch(scm.graph, read_table(data, index=index, graph=scm.graph)) if data else None
     common: dict[str, Any] = {"state": typed(outcome, state), "seed": seed}
+    over: dict[str, Any] = {"batch": batch, "n": n or 10_000}
     found: dict[str, effects.Effect]
     if kind == "cate":
         if batch is None or by is None:
@@ -180,7 +205,7 @@ def effect(
         groups = effects.cate(scm, batch, treatment, outcome, by=by, **between, **common)
         found = {f"{by} = {group}": value for group, value in groups.items()}
     elif kind in (ask_pair := {"ate": effects.ate, "direct": effects.direct_effect, "indirect": effects.indirect_effect}):
-        found = {kind: ask_pair[kind](scm, treatment, outcome, batch=batch, n=n, **between, **common)}
+        found = {kind: ask_pair[kind](scm, treatment, outcome, **over, **between, **common)}
     elif kind in (
         causation := {
             "pn": effects.probability_of_necessity,
@@ -188,7 +213,7 @@ def effect(
             "pns": effects.probability_of_necessity_and_sufficiency,
         }
     ):
-        found = {kind: causation[kind](scm, treatment, outcome, treated=between["treated"], batch=batch, n=n, **common)}
+        found = {kind: causation[kind](scm, treatment, outcome, treated=between["treated"], **over, **common)}
     else:
         raise DataError(f"there is no effect '{kind}'. Effects are: ate, cate, direct, indirect, pn, ps, pns.")
     if as_json:

@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from causalcf.cli_options import Index, Json, Out, Resize, Rows, Rule, Seed, Split, TableOut, read_guidance, rows_of
+from causalcf.cli_options import (
+    Index,
+    Json,
+    Out,
+    Resize,
+    Rows,
+    Rule,
+    Seed,
+    Split,
+    TableOut,
+    read_guidance,
+    refuse_of_images,
+    rows_of,
+)
 from causalcf.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,7 +44,8 @@ def _print_report(report: AuditReport) -> None:
     table = Table(*header, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    # a name in brackets is a name
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
     console.print(table)
     for name in report.blind_judges:
         console.print(f"NOTE  the judge of {name} reads real rows no better than rows mixed up: its numbers say nothing")
@@ -116,6 +130,7 @@ def audit_model(
     start, part = time.monotonic(), _shard(shard)
     _check_out(out, part)
     scm = load(model)
+    refuse_of_images(scm, model, guidance=(asked or {}).get("guidance"), solver=solver, steps=steps)
     batch = rows_of(scm, data, split=split, n=rows, index=index, resize=resize)
     truth = RECIPES[scm.graph.name].truth if data is None else None
     report = soundness.audit(

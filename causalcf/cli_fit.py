@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causalcf.cli_options import Index, Json, Out, Seed, of_split
-from causalcf.errors import DataError
+from causalcf.cli_options import Index, Json, Out, Seed, of_split, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +80,7 @@ def fit(
                 "--accumulate": accumulate != 1, "--precision": precision != "auto", "--tracker": trackers or None,
                 "--person": person, "--resize": resize, "--size": size, "--paper-size": paper_size,
             }  # fmt: skip
-            _refuse(given, f"to '{data}', a table without images. Leave that out.")
+            refuse(given, f"to '{data}', a table without images. Leave that out.")
         _fit_table(subject, data, index, out, seed, as_json)
         return
     asked: dict[str, Any] = {"steps": steps, "minutes": minutes} if steps or minutes else {}
@@ -100,13 +99,6 @@ def fit(
         typer.echo(f"judge of {name}: {', '.join(f'{key} {value}' for key, value in found.items())}")
     rows_of = f" --data {data}" if data else ""
     typer.echo(f"{out}: {told['bytes'] / 1e6:.1f} MB of weights. Audit it: causalcf audit {out}{rows_of}")
-
-
-def _refuse(options: Mapping[str, object], what: str) -> None:
-    """Refuse the options that were given, if any were: None and False are of those that were not."""
-    given = [name for name, value in options.items() if value is not None and value is not False]
-    if given:
-        raise DataError(f"{', '.join(given)} {'do' if len(given) > 1 else 'does'} not apply {what}")
 
 
 def fit_study(
@@ -142,7 +134,7 @@ def fit_study(
     check_replaceable(out, ["made"])
     if data is None:
         given = {"--index": index, "--person": person, "--resize": resize, "--size": size, "--paper-size": paper_size}
-        _refuse(given, "without --data. Give that, or leave the rest out.")
+        refuse(given, "without --data. Give that, or leave the rest out.")
         return _fit_images(recipe(subject), subject, {}, out, asked, rows, seed, show)
     graph, resize = at_size(load_graph(subject), data, size=size, small=not paper_size), resize or size is not None
     released = open_data(graph, data, index=index, person=person, resize=resize)

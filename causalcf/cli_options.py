@@ -10,6 +10,8 @@ import typer
 from causalcf.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
     from causalcf.batch import Batch
@@ -28,7 +30,10 @@ __all__ = [
     "Split",
     "Table",
     "TableOut",
+    "of_split",
     "read_guidance",
+    "refuse",
+    "refuse_of_images",
     "rows_of",
 ]
 
@@ -75,6 +80,19 @@ def read_guidance(text: str | None) -> Guidance | None:
     return None if text is None else parse_guidance(text)
 
 
+def refuse(options: Mapping[str, object], what: str) -> None:
+    """Refuse the options that were given, if any were: None and False are of those that were not."""
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    if given:
+        raise DataError(f"{', '.join(given)} {'do' if len(given) > 1 else 'does'} not apply {what}")
+
+
+def refuse_of_images(scm: SCM, model: str, **options: object) -> None:
+    """Refuse the options of images, by their names, where the model has none."""
+    if not scm.graph.images:
+        refuse({f"--{name}": value for name, value in options.items()}, f"to '{model}', a model without images. Leave that out.")
+
+
 def rows_of(
     scm: SCM,
     data: Path | None,
@@ -101,7 +119,8 @@ def rows_of(
         missing: what is done about missing attributes of a table.
 
     Raises:
-        DataError: the study has no rows of its own, the table has no splits but one was named, or as `causalcf.held_out`.
+        DataError: the study has no rows of its own, the table has no splits but one was named, an option does not apply, or as
+            `causalcf.held_out`.
     """
     from causalcf.batch import Batch
     from causalcf.datasets.readers import held_out
@@ -112,10 +131,12 @@ def rows_of(
     if data is None:
         if scm.graph.name not in RECIPES:
             raise DataError(f"there are no held-out rows of '{scm.graph.name}' in causalcf. Give --data, a directory or a table.")
+        refuse({"--split": split, "--index": index, "--resize": resize}, "without --data. Give that, or leave the rest out.")
         return RECIPES[scm.graph.name].batch(own, n or 64, seed, 1)
     if data.is_dir():
         return spread(held_out(scm, data, split=split, index=index, resize=resize), n)
     frame = of_split(read_table(data, index=index, graph=scm.graph), split, data)
+    refuse({"--resize": resize}, f"to '{data}', a table without images. Leave that out.")
     return Batch(scm.graph, frame.iloc[:n], missing=missing)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from causalcf.cli_fit import fit_study
-from causalcf.cli_options import Json, Out
+from causalcf.cli_options import Json, Out, refuse
 from causalcf.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,8 +69,13 @@ def reproduce(
     start = time.monotonic()
     if data is None and study != "morphomnist":
         raise DataError(f"where are the data of {study}? Give --data; causalcf data phantom draws a look-alike.")
+    if data is None:
+        refuse({"--phantom": phantom}, "without --data: the rows are no phantom's. Give the phantom, or leave that out.")
     source = model or str(out / "model")
-    if model is None and not (out / "model").is_dir():
+    if model is not None or (out / "model").is_dir():
+        given = {"--steps": steps, "--paper-size": paper_size}
+        refuse(given, f"to '{source}', which is fitted already. Leave that out, or give an --out without a model.")
+    else:
         asked: dict[str, Any] = {"steps": steps} if steps else {}
         fit_study(study, data, out / "model", asked, paper_size=paper_size, show=not as_json)
     scm = load(source)

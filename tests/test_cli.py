@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from causalcf.batch import Batch
 from causalcf.cli import main
 from causalcf.cli_options import read_guidance, rows_of
 from causalcf.errors import DataError
 from causalcf.graph import load_graph
 from causalcf.guidance import ClassifierFree, Decoupled, Plain
+from causalcf.judges import fit_judges
 from causalcf.store import load
 from causalcf.tables import read_table, write_table
 
@@ -191,7 +193,11 @@ def test_a_table_is_audited_from_the_command_line(clinic, capsys):
 
 
 def test_an_audit_fails_on_conditions_by_its_exit_code(clinic, capsys):
-    command = ["audit", str(clinic / "m"), "--data", str(clinic / "t.parquet"), "--out", str(clinic / "conditions")]
+    scm, rows = load(clinic / "m"), ["--data", str(clinic / "t.parquet"), "--out", str(clinic / "conditions")]
+    assert main(["audit", str(clinic / "m"), *rows, "--scan"]) == 2
+    assert "there is no judge" in capsys.readouterr().err
+    scm.judges = fit_judges(Batch(scm.graph, read_table(clinic / "t.parquet")))
+    command = ["audit", str(scm.save(clinic / "judged")), *rows]
     assert main([*command, "--fail-on", "composition.1 > 0.5", "--by", "site", "--scan"]) == 0
     assert "PASS  not composition.1 > 0.5" in capsys.readouterr().out
     page = (clinic / "conditions" / "report.html").read_text()
@@ -380,6 +386,39 @@ def test_an_option_of_fit_that_would_do_nothing_is_refused(clinic, capsys, monke
     monkeypatch.setattr("causalcf.training.fit", None)
     monkeypatch.chdir(clinic)
     assert main(["fit", *words, "--out", "never"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (clinic / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["audit", "morphomnist", "--split", "train", "--index", "id", "--resize"],
+            "--split, --index, --resize do not apply without",
+        ),
+        (["tune", "morphomnist", "--resize"], "--resize does not apply without --data"),
+        (["audit", "m", "--data", "t.parquet", "--resize"], "--resize does not apply to 't.parquet', a table without images"),
+        (
+            ["audit", "m", "--data", "t.parquet", "--guidance", "cfg:2", "--solver", "DDIM", "--steps", "4"],
+            "--guidance, --solver, --steps do not apply to 'm', a model without images",
+        ),
+        (
+            ["counterfactual", "m", "--data", "t.parquet", "--do", "T=1", "--guidance", "plain"],
+            "--guidance does not apply to 'm'",
+        ),
+        (["effect", "m", "--by", "site"], "--by does not apply to ate: it is of cate"),
+        (["effect", "m", "--kind", "pn", "--control", "0"], "--control does not apply to pn, which compares --treated"),
+        (["effect", "m", "--index", "patient"], "--index does not apply without --data"),
+        (["effect", "m", "--data", "t.parquet", "--n", "9"], "--n does not apply with --data"),
+        (["graphs", "asia", "--to", "dot", "--json"], "--json does not apply with --to or --draw"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(clinic, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(clinic)
+    asked = ["--treatment", "T", "--outcome", "Y"] if words[0] == "effect" else []
+    out = ["--out", "never"] if words[0] in ("audit", "tune") else []
+    assert main([*words, *asked, *out]) == 2
     assert said in capsys.readouterr().err
     assert not (clinic / "never").exists()
 

@@ -13,6 +13,7 @@ import pytest
 
 from causalcf import report as module
 from causalcf.batch import Batch
+from causalcf.cli_audit import _print_report
 from causalcf.datasets.morphomnist import MorphoMNIST
 from causalcf.graph import CausalGraph, Node, load_graph
 from causalcf.judges import Ruler
@@ -276,6 +277,14 @@ def test_summary_rows_have_all_interventions(report: AuditReport) -> None:
     assert rows[2][1] == "thickness (intervened)"
     assert rows[3][1] == "intensity (affected)"
     assert rows[4][1] == "digit (invariant)"
+
+
+@pytest.mark.parametrize("name", ["dose [mg]", "[/x]", ":smile:"])
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(name: str, capsys) -> None:
+    _print_report(_coloured_report(name))
+    printed = capsys.readouterr().out
+    assert f"{name} (intervened)" in printed
+    assert f"FAIL  {name}: {name}" in printed
 
 
 @pytest.mark.parametrize(
