@@ -81,7 +81,7 @@ class Reproduction:
             images give), `least` and `most` of single seeds, `unit`, `n` rows.
         equal: the rules where they show what was asked equally well, see `at_equal_target`.
         examples: answers by intervention, rule and weight, for the picture.
-        settings: study, rows, seeds, weights, levels and how the model was made.
+        settings: study, different rows, seeds, weights, levels and how the model was made.
     """
 
     table: pd.DataFrame
@@ -135,11 +135,13 @@ class Reproduction:
     def to_markdown(self) -> str:
         """The tables, with what the paper reports beside."""
         told, study = self.settings, self.settings["study"]
+        asked = int(self.table["n"].max())
+        shared = f" (seeds share rows, which count {asked} times in all)" if asked > told["rows"] else ""
         lines = [
             f"# {study}: classifier-free against decoupled guidance",
             "",
-            f"{told['rows']} held-out rows over seeds {', '.join(map(str, told['seeds']))}, {told['back']} of them there and "
-            f"back; {told['steps']} levels. A cell is the number with its 95 % interval. Off target is the mean over the "
+            f"{told['rows']} held-out rows over seeds {', '.join(map(str, told['seeds']))}{shared}, {told['back']} of them there "
+            f"and back; {told['steps']} levels. A cell is the number with its 95 % interval. Off target is the mean over the "
             "attributes that must stay, with its sign: above 0 they are easier to read than on the real image.",
         ]
         for label in dict.fromkeys(self.table["do"]):
@@ -409,20 +411,39 @@ def at_equal_target(points: pd.DataFrame, again: Sequence[Mapping[tuple[str, str
     return pd.DataFrame(found, columns=["do", "rule", "target", *names[0], *names[1]])
 
 
-def _again(evidence: Mapping[tuple[str, float, str], list[list[Measured]]]) -> list[dict[tuple[str, str], _Line]]:
-    """The lines of `trade_off` from bootstrap samples of the rows, all rules from the same ones."""
+_Evidence = Mapping[tuple[str, float, str], list[list[Measured]]]
+"""of every rule, weight and intervention, what each seed measured"""
+
+
+def _labels(places: Sequence[NDArray[np.int64]], counts: Sequence[int]) -> NDArray[np.int64] | None:
+    """Which row each is of the first so many rows of every seed, one seed after another; None if no row is there twice."""
+    rows = np.concatenate([some[:count] for some, count in zip(places, counts, strict=True)]) if places else np.zeros(0, int)
+    return rows if len(np.unique(rows)) < len(rows) else None
+
+
+def _again(evidence: _Evidence, places: Sequence[NDArray[np.int64]] = ()) -> list[dict[tuple[str, str], _Line]]:
+    """The lines of `trade_off` from bootstrap samples of the rows, all rules from the same ones.
+
+    Args:
+        evidence: of all seeds.
+        places: of every seed, which rows it asked.
+    """
     readings: dict[tuple[str, str], list[tuple[float, _Line]]] = {}
     samples: dict[int, NDArray[np.int64]] = {}
+    counts: dict[int, list[int]] = {}  # by rows of all seeds, those of each
 
     def means(one: Measured) -> NDArray[np.float64]:
         if one.n not in samples:
-            samples[one.n] = resamples(one.n, seed=0, draws=_SAMPLES)
-        return np.asarray(samples[one.n] @ one.value[:, 0] / one.n)
+            groups = _labels(places, counts[one.n]) if places else None
+            samples[one.n] = resamples(one.n, seed=0, draws=_SAMPLES, groups=groups)
+        drawn = samples[one.n]
+        return np.asarray(drawn @ one.value[:, 0] / drawn.sum(axis=1))
 
     for (rule, weight, label), parts in evidence.items():
         if label == "all":
             continue
         found = concatenate(parts)
+        counts |= {one.n: [some[place].n for some in parts] for place, one in enumerate(found)}
         off = [one for one in found if str(one.role) == "off target"]
         names = _EXCESS if any(one.measure in _EXCESS for one in off) else _COMPARED
         rest = [np.abs(means(one)) for one in off if one.measure in names]
@@ -472,7 +493,7 @@ def reproduce(
         forms: of decoupled guidance.
         adjusted: whether to ask under APG, CFG++ and single weights as well.
         seeds: each asks rows of its own, as long as there are enough.
-        rows: a seed.
+        rows: a seed. Rows that several seeds ask, where there are not enough, count as one where intervals are drawn.
         again_rows: of them go there and back.
         steps: noise levels each way; the model's own unless told.
         truth: from an answer to the true counterfactual images, where they are known.
@@ -490,6 +511,12 @@ def reproduce(
     absent = [name for name in parents if name not in scm.judges]
     if absent:
         raise DataError(f"the model has no judge for {', '.join(absent)}. Fit them: scm.judges = causalcf.fit_judges(rows).")
+    silent = [name for name in parents if graph.node(name).discrete and getattr(scm.judges[name], "scores", None) is None]
+    if silent:
+        raise DataError(
+            f"the judge of {', '.join(silent)} has no scores(images), (row, label), and rules are compared by the log odds of a "
+            "label. Fit one that has: scm.judges = causalcf.fit_judges(rows)."
+        )
     if not weights or not seeds:
         raise DataError("there is nothing to compare: give one weight and one seed or more.")
     if len(batch) < 2:
@@ -505,6 +532,7 @@ def reproduce(
         for number, seed in enumerate(seeds):
             places = np.unique(np.take(order, range(number * rows, (number + 1) * rows), mode="wrap"))
             bench = _Bench(scm, batch.rows(places).loaded(), seed, again_rows, truth)
+            held.begin(places)
             for place, (name, weight, rule, label) in enumerate(asked):
                 held.add(bench, name, weight, rule, label)
                 advance(number * len(asked) + place + 1, f"seed {seed}: {name}, weight {weight:g}, do({label})")
@@ -522,8 +550,12 @@ class _Held:
         self.evidence: dict[tuple[str, float, str], list[list[Measured]]] = {}
         self.examples: dict[str, dict[tuple[str, float], Counterfactual]] = {}
         self.seeds: list[int] = []
-        self.rows = 0
+        self.places: list[NDArray[np.int64]] = []  # of every seed, which rows it asked
         self.plain: dict[str, list[Measured]] = {}  # by intervention, of this seed
+
+    def begin(self, places: NDArray[np.int64]) -> None:
+        """A seed asks these rows."""
+        self.places.append(places)
 
     def add(self, bench: _Bench, name: str, weight: float, rule: Guidance, label: str) -> None:
         """Ask one intervention under one rule, unless it is the plain conditional again."""
@@ -541,32 +573,35 @@ class _Held:
     def end(self, bench: _Bench) -> None:
         """A seed is through."""
         self.seeds.append(bench.seed)
-        self.rows += len(bench.batch)
         self.plain = {}
 
     def result(self) -> Reproduction:
-        table = _table(self.evidence)
+        table = _table(self.evidence, self.places)
         mechanism: Any = self.scm.mechanisms[self.scm.graph.images[0]]
+        rows, back = (len(np.unique(np.concatenate([some[:count] for some in self.places]))) for count in (None, self.back))
         settings = {
-            "study": self.study, "rows": self.rows, "back": self.back * len(self.seeds), "seeds": list(self.seeds),
+            "study": self.study, "rows": rows, "back": back, "seeds": list(self.seeds),
             "weights": list(self.weights), "steps": mechanism.steps, "model": (self.scm.manifest or {}).get("made", {}),
         }  # fmt: skip
-        return Reproduction(table, at_equal_target(trade_off(table), _again(self.evidence)), self.examples, settings)
+        equal = at_equal_target(trade_off(table), _again(self.evidence, self.places))
+        return Reproduction(table, equal, self.examples, settings)
 
 
-def _row(one: Measured) -> pd.DataFrame:
+def _row(one: Measured, groups: NDArray[np.int64] | None) -> pd.DataFrame:
     """Its number with interval; of a Frechet distance none, which would take longer than all the rest."""
     if one.statistic != "frechet":
-        return score_table([one], seed=0)
+        return score_table([one], seed=0, groups=groups)
     plain = {name: getattr(one, name) for name in ("measure", "do", "attribute", "role", "unit", "better", "n")}
     return pd.DataFrame([{**plain, **{kind: one.number(kind) for kind in KINDS}}], columns=COLUMNS)
 
 
-def _table(evidence: Mapping[tuple[str, float, str], list[list[Measured]]]) -> pd.DataFrame:
-    """The evidence of all seeds as numbers; see `Reproduction.table`."""
+def _table(evidence: _Evidence, places: Sequence[NDArray[np.int64]] = ()) -> pd.DataFrame:
+    """The evidence of all seeds as numbers; see `Reproduction.table`. `places` are, of every seed, which rows it asked."""
     parts = []
     for (name, weight, _), found in evidence.items():
-        part = pd.concat([_row(one) for one in concatenate(found)], ignore_index=True)
+        groups = [_labels(places, [one.n for one in same]) if places else None for same in zip(*found, strict=True)]
+        rows = [_row(one, some) for one, some in zip(concatenate(found), groups, strict=True)]
+        part = pd.concat(rows, ignore_index=True)
         single = np.array([[one.number() for one in some] for some in found])
         parts.append(part.assign(rule=name, weight=weight, least=single.min(axis=0), most=single.max(axis=0)))
     columns = ["rule", "weight", "do", *(name for name in COLUMNS if name not in ("do", "better", "ceiling")), "least", "most"]

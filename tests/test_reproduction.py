@@ -169,6 +169,8 @@ def test_one_command_writes_tables_and_figures(tmp_path, capsys):
     ("asked", "told"),
     [
         (["celebahq"], "where are the data of celebahq"),
+        (["morphomnist", "--phantom", "0"], "--phantom does not apply without --data"),
+        (["morphomnist", "--model", "morphomnist", "--steps", "9", "--paper-size"], "--steps, --paper-size do not apply to"),
         (["embed", "--data", ".", "--model", "morphomnist"], "is a model of morphomnist, not of embed"),
     ],
 )
@@ -186,6 +188,9 @@ def test_a_model_that_cannot_be_compared_is_an_error(shipped, held_out):
     bare = shipped.configured()
     bare.judges = {}
     with pytest.raises(ccf.DataError, match="no judge for thickness"):
+        reproduce(bare, held_out)
+    bare.judges = {**shipped.judges, "digit": lambda images: np.array(["3"] * len(images), dtype=object)}
+    with pytest.raises(ccf.DataError, match=r"the judge of digit has no scores\(images\)"):
         reproduce(bare, held_out)
 
 
@@ -220,8 +225,35 @@ def evidence(rule, weight, generator):
     return {(rule, weight, "a"): seeds}
 
 
+def test_rows_that_every_seed_asks_are_drawn_as_a_whole():
+    asked = evidence("CFG", 1.0, np.random.default_rng(0))
+    ((key, (seed, _)),) = asked.items()
+    alone, twice = {key: [seed]}, {key: [seed, seed]}
+    rows, other = np.arange(4), np.arange(4, 8)
+    ends = ["value", "low", "high"]
+    once = _table(alone, [rows])[ends]
+    assert np.allclose(_table(twice, [rows, rows])[ends], once, rtol=1e-12)  # asked twice, they tell no more
+    assert not np.allclose(_table(twice, [rows, other])[ends], once, rtol=0.01)
+    drawn = _again(twice, [rows, rows]), _again(alone, [rows])
+    for mine, its in zip(*drawn, strict=True):
+        assert mine["a", "CFG"].target == pytest.approx(its["a", "CFG"].target)
+
+
+def test_results_tell_how_many_different_rows_were_asked(shipped, held_out):
+    some = held_out.rows(slice(0, 3))
+    found = reproduce(
+        shipped, some, weights=(1.0,), forms=("nested",), adjusted=False, seeds=(0, 1), rows=3, again_rows=2, steps=2
+    )
+    assert (found.settings["rows"], found.settings["back"]) == (3, 2)
+    told = "3 held-out rows over seeds 0, 1 (seeds share rows, which count 6 times in all), 2 of them there"
+    assert told in found.to_markdown()
+
+
 def test_a_sample_of_every_row_once_gives_the_numbers_of_the_table(monkeypatch):
-    monkeypatch.setattr("causalcf.reproduction.resamples", lambda rows, *, seed, draws: np.ones((draws, rows), dtype=np.int64))
+    def once(rows, *, seed, draws, groups):
+        return np.ones((draws, rows), dtype=np.int64)
+
+    monkeypatch.setattr("causalcf.reproduction.resamples", once)
     generator, asked = np.random.default_rng(0), {}
     for rule, weight in itertools.product(("CFG", "DCFG nested"), (3.0, 1.0)):
         asked |= evidence(rule, weight, generator)
