@@ -72,15 +72,19 @@ def reproduce(
     if data is None:
         refuse({"--phantom": phantom}, "without --data: the rows are no phantom's. Give the phantom, or leave that out.")
     source = model or str(out / "model")
-    if model is not None or (out / "model").is_dir():
-        given = {"--steps": steps, "--paper-size": paper_size}
-        refuse(given, f"to '{source}', which is fitted already. Leave that out, or give an --out without a model.")
-    else:
+    if model is not None:
+        refuse({"--steps": steps, "--paper-size": paper_size}, "with --model, which is fitted. Leave one of the two out.")
+    elif not (out / "model").is_dir():
         asked: dict[str, Any] = {"steps": steps} if steps else {}
         fit_study(study, data, out / "model", asked, paper_size=paper_size, show=not as_json)
     scm = load(source)
     if scm.graph.name != study:
         raise DataError(f"'{source}' is a model of {scm.graph.name}, not of {study}. Give another --model, or that study.")
+    if model is None:
+        made = (scm.manifest or {}).get("made", {})
+        fitted = [made.get("images", {}).get(scm.graph.images[0], {}).get("steps"), "--paper-size" in made.get("command", "")]
+        asked_otherwise = {"--steps": steps not in (None, fitted[0]), "--paper-size": paper_size and not fitted[1]}
+        refuse(asked_otherwise, f"to '{source}', which was fitted otherwise. Leave that out, or give another --out.")
     if data is None:
         held_out, truth = recipe(study).batch("test", min(n * len(seeds or range(3)), 1000), 0, 1), recipe(study).truth
     else:

@@ -170,13 +170,20 @@ def test_one_command_writes_tables_and_figures(tmp_path, capsys):
     [
         (["celebahq"], "where are the data of celebahq"),
         (["morphomnist", "--phantom", "0"], "--phantom does not apply without --data"),
-        (["morphomnist", "--model", "morphomnist", "--steps", "9", "--paper-size"], "--steps, --paper-size do not apply to"),
+        (["morphomnist", "--model", "morphomnist", "--steps", "9", "--paper-size"], "--steps, --paper-size do not apply with"),
         (["embed", "--data", ".", "--model", "morphomnist"], "is a model of morphomnist, not of embed"),
     ],
 )
 def test_what_cannot_be_reproduced_is_told(tmp_path, capsys, asked, told):
     assert main(["reproduce", *asked, "--out", str(tmp_path / "r")]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_model_that_is_there_is_not_taken_for_one_that_was_fitted_otherwise(shipped, tmp_path, capsys):
+    shipped.save(tmp_path / "model")
+    assert main(["reproduce", "morphomnist", "--steps", "9", "--out", str(tmp_path)]) == 2
+    assert "--steps does not apply to" in (told := capsys.readouterr().err)
+    assert "fitted otherwise" in told
 
 
 def test_a_model_that_cannot_be_compared_is_an_error(shipped, held_out):
