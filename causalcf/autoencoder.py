@@ -97,6 +97,10 @@ class Autoencoder(nn.Module):
         self.mean = latents.mean(1).clone().view(-1, 1, 1)
         self.scale = latents.std(1).clamp(min=1e-6).clone().view(-1, 1, 1)
 
+    @property
+    def training_settings(self) -> dict[str, Any]:
+        return {}
+
     def training_draws(self, value: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The noise of the latents, a row each."""
         return {"noise": torch.randn(len(value), *self.shape(value.shape[1:]), generator=generator)}

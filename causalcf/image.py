@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
@@ -48,6 +48,13 @@ def _flat(image: Tensor) -> Tensor:
     """The pixels at an end of the scale, -1 or 1, whose neighbours are all at the same end, (row, channel, height, width)."""
     highest, lowest = (nn.functional.max_pool2d(signed, 3, 1, 1) for signed in (image, -image))
     return (highest == -lowest) & (image.abs() >= 1)
+
+
+def _in_passes(rows: int, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a network says of so many rows, in passes of such sizes that a row's is the same, bit for bit, in any company."""
+    padded = torch.arange(-(-rows // _MULTIPLE) * _MULTIPLE)
+    padded[rows:] = 0
+    return torch.cat([of(some) for some in torch.split(padded, _PASS)])[:rows]
 
 
 class Diffusion(Mechanism):
@@ -156,12 +163,20 @@ class Diffusion(Mechanism):
     def _decode(self, state: Tensor) -> Tensor:
         return (state if self.autoencoder is None else self.autoencoder.decode(state)).clamp(-1, 1)
 
+    def _to_state(self, value: Tensor) -> Tensor:
+        """As `_encode`, a row's in any company."""
+        return value.float() if self.autoencoder is None else _in_passes(len(value), lambda some: self._encode(value[some]))
+
+    def _to_image(self, state: Tensor) -> Tensor:
+        """As `_decode`, a row's in any company."""
+        return self._decode(state) if self.autoencoder is None else _in_passes(len(state), lambda some: self._decode(state[some]))
+
     def round_trip(self, value: Tensor) -> Tensor | None:
         """The image through the autoencoder and back, with no diffusion at all; None where there is no autoencoder."""
         if self.autoencoder is None:
             return None
         with torch.inference_mode():
-            return torch.cat([self._decode(self._encode(part)) for part in torch.split(value, 64)]).clone()
+            return self._to_image(self._to_state(value)).clone()
 
     @property
     def by_moved(self) -> bool:
@@ -203,7 +218,7 @@ class Diffusion(Mechanism):
             return self._noise_in(image, timestep, self._output(image, timestep, given, everything[rows]))
 
         with torch.inference_mode():
-            state = self._encode(value)
+            state = self._to_state(value)
             flat = _flat(state) if self.autoencoder is None else None
             noise, trace = self.solver.abduct(state, self.levels, eps, generator.normal, flat)
         residual = trace.residual.max(dim=1).values
@@ -237,7 +252,8 @@ class Diffusion(Mechanism):
             return guidance.combine(predicted, names, changed, timestep, self._noisy(image, places[timestep]), memory)
 
         with torch.inference_mode():
-            image = self._decode(self.solver.sample(noise.float(), self.levels, eps))
+            state = self.solver.sample(noise.float(), self.levels, eps)
+            image = self._to_image(state)
         tell(prediction_evaluations=tally)
         return image.clone()
 
@@ -265,16 +281,20 @@ class Diffusion(Mechanism):
         return self._output(image, timestep, {name: parents[name] for name in denoiser.names}, shown)
 
     def _output(self, image: Tensor, timestep: int, parents: Parents, shown: Tensor) -> Tensor:
-        """The network's output, in passes of such sizes that a row's is the same, bit for bit, in any company."""
-        network, rows = self._fitted(), len(image)
-        padded = torch.arange(-(-rows // _MULTIPLE) * _MULTIPLE)
-        padded[rows:] = 0
+        """The network's output."""
+        network = self._fitted()
+
+        def of(some: Tensor) -> Tensor:
+            given = {name: value[some] for name, value in parents.items()}
+            return cast(Tensor, network(image[some], torch.full((len(some),), timestep), given, shown[some]))
+
         with rounding(self.rounded):
-            outputs = []
-            for some in torch.split(padded, _PASS):
-                given = {name: value[some] for name, value in parents.items()}
-                outputs.append(network(image[some], torch.full((len(some),), timestep), given, shown[some]))
-        return torch.cat(outputs)[:rows]
+            return _in_passes(len(image), of)
+
+    @property
+    def training_settings(self) -> dict[str, Any]:
+        hiding = {"hide_all": self.hide_all, "hide_one": self.hide_one, "min_snr": self.min_snr}
+        return {**self.network, **hiding, "prediction": self.scheduler.config.prediction_type}
 
     def training_draws(self, value: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Noise, timesteps and shown parents, a row each."""
@@ -304,10 +324,16 @@ class Diffusion(Mechanism):
         if len(names) > 1:
             shown |= {f"only {name}": {name} for name in names} | {f"without {name}": set(names) - {name} for name in names}
         masks = {key: torch.tensor([name in kept for name in names], dtype=torch.bool) for key, kept in shown.items()}
+
+        def error(mask: Tensor) -> Tensor:
+            parts = []
+            for some in torch.split(torch.arange(len(value)), _PASS):
+                given = {name: column[some] for name, column in parents.items()}
+                parts.append(self._error(value[some], given, noise[some], time[some], mask.expand(len(some), -1)))
+            return torch.cat(parts).clone()
+
         with torch.inference_mode():
-            return {
-                key: self._error(value, parents, noise, time, mask.expand(len(value), -1)).clone() for key, mask in masks.items()
-            }
+            return {key: error(mask) for key, mask in masks.items()}
 
     def _error(self, value: Tensor, parents: Parents, noise: Tensor, time: Tensor, shown: Tensor) -> Tensor:
         """Mean squared error of the network's output, (row,)."""

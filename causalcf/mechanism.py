@@ -98,6 +98,11 @@ class Mechanism(nn.Module, ABC):
     def loss(self, value: Tensor, parents: Parents, *, generator: Any) -> Tensor:
         """What training minimises, one number a row: (batch,)."""
 
+    @property
+    def training_settings(self) -> Mapping[str, Any]:
+        """What the loss and the network's shape depend on, as JSON: a run that was stopped goes on under these alone."""
+        return {}
+
     def training_draws(self, value: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]:
         """What `loss` draws for a batch, a row each, for a batch that is divided: `loss` then takes some rows of it as generator.
 

@@ -16,6 +16,7 @@ accelerate, https://huggingface.co/docs/accelerate, knows the processes, the dev
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -45,6 +46,7 @@ _DECAY = 0.5  # the last half of a run lowers the learning rate to zero
 _MANY = 16  # channels into a layer and out of it from which on Muon moves its weights
 _FASTER = 3.0  # Muon's learning rate in units of AdamW's
 _LOG_STEPS = 50  # between two lines of the log
+_TOLD_APART = 16  # images by which rows are told from others
 _MUCH_FASTER = 1.2  # what bfloat16 must gain to be taken; far from what two timings of the same differ by
 
 
@@ -108,7 +110,7 @@ def is_main_process() -> bool:
     """Whether this process is the one that writes; of several that `torchrun` started, one does."""
     from accelerate import PartialState
 
-    return bool(PartialState().is_main_process)
+    return bool(PartialState(cpu=not torch.cuda.is_available()).is_main_process)  # as `_accelerator` asks: the first one counts
 
 
 def minibatches(rows: int, size: int, seed: int, stream: str, weights: Tensor | None = None) -> Iterator[Tensor]:
@@ -183,6 +185,8 @@ def _accelerator(plan: Training, directory: Path | None) -> Any:
 class Trainable(Protocol):
     """What can be trained here: a mechanism, or an autoencoder; see `causalcf.Mechanism` for the methods."""
 
+    @property
+    def training_settings(self) -> Mapping[str, Any]: ...
     def training_draws(self, value: Tensor, generator: torch.Generator) -> Mapping[str, Tensor]: ...
     def loss(self, value: Tensor, parents: Mapping[str, Tensor], *, generator: Any) -> Tensor: ...
     def validation_losses(self, value: Tensor, parents: Mapping[str, Tensor], *, generator: Any) -> Mapping[str, Tensor]: ...
@@ -265,8 +269,9 @@ class _ImageRun:
         self.parameters: list[nn.Parameter] = [p for p in self.module.parameters() if p.requires_grad]
         self.optimiser = _Optimiser(self.module, self.parameters, plan.learning_rate, plan.optimiser)
         self.ema = EMAModel(self.parameters, decay=plan.ema_decay, use_ema_warmup=True, power=0.75)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.whole = 0, 0.0, True  # whole: not amid an update
         self.precision = plan.precision
+        self.data = ""
 
     @property
     def rate(self) -> float:
@@ -311,9 +316,11 @@ class _ImageRun:
         if not math.isfinite(total):
             raise CausalCFError(f"the loss of node '{self.name}' became {total} at step {self.step}. Lower learning_rate.")
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.whole = False
         self.optimiser.step(self.rate)
         self.ema.step(self.parameters)
         self.step += 1
+        self.whole = True
         return total
 
     def _add_up(self, total: float) -> float:
@@ -367,7 +374,8 @@ class _ImageRun:
                     tensors[f"optimiser.{place}.{key}"] = tensor
             save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, draft / "state.safetensors")
             record = {"step": self.step, "seconds": self.seconds, "seed": self.seed, "ema_steps": self.ema.optimization_step}
-            record |= {"precision": self.precision, "plan": asdict(self.plan)}
+            record |= {"precision": self.precision, "plan": asdict(self.plan), "data": self.data}
+            record |= {"settings": self.mechanism.training_settings}
             (draft / "run.json").write_text(json.dumps(record, indent=1))
 
         write_directory(directory / f"step-{self.step:07d}", write, {})
@@ -390,11 +398,22 @@ class _ImageRun:
                 raise StoreError(
                     f"'{candidate}' was trained with seed {record['seed']}, not {self.seed}. Use that seed or another --out."
                 )
+            if record.get("data", self.data) != self.data:
+                raise StoreError(
+                    f"'{candidate}' was trained on other rows than these. Use another --out, or remove it to begin again."
+                )
             optimiser = record["plan"].get("optimiser", "adamw")  # before there was a choice
             if optimiser != self.plan.optimiser:
                 raise StoreError(
                     f"'{candidate}' was trained by {optimiser}, not {self.plan.optimiser}. Use that optimiser or another --out."
                 )
+            if self.plan.precision not in ("auto", record["precision"]):
+                raise StoreError(
+                    f"'{candidate}' was trained in {record['precision']}, not {self.plan.precision}. Use that or another --out."
+                )
+            settings = json.loads(json.dumps(self.mechanism.training_settings))
+            if record.get("settings", settings) != settings:
+                raise StoreError(f"'{candidate}' was trained as {record['settings']}, not {settings}. Use another --out.")
             tensors = load_file(candidate / "state.safetensors")
             with torch.no_grad():
                 for place, parameter in enumerate(self.parameters):
@@ -430,6 +449,15 @@ class _ImageRun:
             for parameter, tensor in zip(self.parameters, trained, strict=True):  # last: moving may have copied
                 parameter.data = tensor
         return losses
+
+
+def _digest(value: Tensor | EncodedFiles, parents: Mapping[str, Tensor]) -> str:
+    """What tells training rows from others: how many they are, their attributes, and some of their images."""
+    some = torch.linspace(0, len(value) - 1, min(_TOLD_APART, len(value))).long()
+    told = hashlib.sha256(value[some].numpy().tobytes() + str(len(value)).encode())
+    for name, column in parents.items():
+        told.update(name.encode() + column.numpy().tobytes())
+    return told.hexdigest()
 
 
 def train_image(
@@ -470,6 +498,7 @@ def train_image(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # diffusers' own layers draw their initial weights from torch's global generator
         run = _ImageRun(name, mechanism, plan, seed, accelerator)
+    run.data = _digest(value, parents)
     if checkpoints:
         checkpoints.mkdir(parents=True, exist_ok=True)
         run.resume(checkpoints)
@@ -478,7 +507,7 @@ def train_image(
     for _ in range(run.step):
         next(batches)
     run.module.train()
-    some = slice(0, min(plan.batch_size, len(value)))
+    some = slice(0, -(-min(plan.batch_size, len(value)) // parts))  # what goes through the network together
     run.choose_precision(value[some], {key: column[some] for key, column in parents.items()})
     losses: dict[str, float] = {}
 
@@ -505,9 +534,9 @@ def train_image(
                     log.write(run.step, seconds=round(run.seconds, 1), loss=round(mean, 6), rate=rate)
                 if checkpoints and run.seconds - saved >= 60 * plan.checkpoint_minutes:
                     keep()
-                    saved = run.seconds
+                    saved = run.same_everywhere(before + time.monotonic() - start)  # looking may take longer than an interval
         except BaseException:  # stopped, or failed: the next run goes on from here
-            if checkpoints and run.seconds > saved:
+            if checkpoints and run.whole and run.seconds > saved:
                 run.save(checkpoints)
             raise
     keep()
@@ -515,7 +544,8 @@ def train_image(
     run.module.to("cpu").eval()
     for parameter in run.parameters:
         parameter.requires_grad_(False)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # and not end_training(), after which no second training of several processes begins
+        tracker.finish()
     return {
         **asdict(plan),
         "precision": run.precision,

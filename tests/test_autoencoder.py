@@ -92,3 +92,8 @@ def test_images_that_do_not_fit_are_an_error(large, digits):
         ccf.fit_autoencoder(ccf.Autoencoder(image_channels=3), digits)
     with pytest.raises(ccf.DataError, match="no images for 'image'"):
         ccf.fit_autoencoder(ccf.Autoencoder(), digits.without_images())
+
+
+def test_a_row_of_latents_is_the_same_in_any_company(large, fitted):
+    few, many = (ccf.counterfactual(fitted, large.rows(slice(2, end)), {"digit": "3"}) for end in (3, 20))
+    assert np.array_equal(few.images["image"][0], many.images["image"][0])

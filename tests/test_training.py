@@ -90,6 +90,15 @@ def test_another_seed_does_not_continue_a_run(rows, tmp_path):
         small(rows, tmp_path, steps=3, seed=1)
 
 
+def test_a_run_is_not_continued_on_other_rows(rows, tmp_path):
+    small(rows, tmp_path, steps=2)
+    other = rows.frame.assign(intensity=rows.frame["intensity"].to_numpy()[::-1])
+    with pytest.raises(ccf.StoreError, match=r"was trained on other rows than these\. Use another --out"):
+        small(ccf.Batch(rows.graph, other, rows.images), tmp_path, steps=3)
+    with pytest.raises(ccf.StoreError, match="was trained on other rows"):
+        small(ccf.Batch(rows.graph, rows.frame, {"image": 255 - rows.images["image"]}), tmp_path, steps=3)
+
+
 def test_the_loss_falls(rows):
     values = encode(rows)
     parents = {name: values[name] for name in rows.graph.parents("image")}
@@ -148,11 +157,12 @@ import causalcf.training
 from causalcf.image import Diffusion
 from causalcf.trainer import _Optimiser, is_main_process
 causalcf.training._ATTRIBUTE_STEPS = 20
+main = is_main_process()  # as the command line asks, before anything is trained
 rows = ccf.recipe("morphomnist").batch("train", 64, 0, 1)
 scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
 plan = ccf.Training(steps=int(sys.argv[2]), batch_size=8, checkpoint_minutes=1e-9, precision="float32")
 ccf.fit(scm, rows, training=plan, checkpoints=sys.argv[1] + ".checkpoints")
-if is_main_process():
+if main:
     scm.save(sys.argv[1])
 """
 
@@ -233,6 +243,48 @@ def test_a_run_is_not_gone_on_from_by_another_optimiser(rows, tmp_path):
     (tmp_path / "muon").rename(tmp_path / "adamw")
     with pytest.raises(ccf.StoreError, match=r"was trained by muon, not adamw\. Use that optimiser or another --out"):
         fit("adamw", 3)
+
+
+def test_a_run_that_is_stopped_amid_an_update_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
+    whole, step = small(rows, steps=6), _Optimiser.step
+
+    def interrupted(self, rate):
+        step(self, rate)
+        if float(self.adam.state[self.parameters[-1]]["step"]) == 4:
+            raise KeyboardInterrupt  # the weights have moved, their average and the count of steps have not
+
+    monkeypatch.setattr(_Optimiser, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        small(rows, tmp_path, steps=6)
+    monkeypatch.undo()
+    a, b = weights(whole), weights(small(rows, tmp_path, steps=6))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_looking_that_takes_longer_than_its_interval_does_not_take_all_the_time(rows, monkeypatch, tmp_path):
+    looks = []
+
+    def slow(scm, step):
+        looks.append(step)
+        time.sleep(0.4)
+
+    scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
+    plan = ccf.Training(steps=40, batch_size=8, checkpoint_minutes=0.3 / 60, precision="float32")
+    ccf.fit(scm, rows, training=plan, checkpoints=tmp_path, watch=slow)
+    assert len(looks) < 20  # and not one for every step since the first
+
+
+def test_a_run_is_not_gone_on_from_under_other_settings_or_in_another_precision(rows, tmp_path):
+    def fit(steps, precision="float32", **settings):
+        scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5, **settings)})
+        ccf.fit(scm, rows, training=ccf.Training(steps=steps, batch_size=8, precision=precision), checkpoints=tmp_path)
+
+    fit(2)
+    with pytest.raises(ccf.StoreError, match=r"was trained as .*'prediction': 'v_prediction'.*, not .*'epsilon'"):
+        fit(3, prediction="epsilon")
+    with pytest.raises(ccf.StoreError, match="was trained in float32, not bfloat16"):
+        fit(3, "bfloat16")
+    fit(3, "auto")
 
 
 def test_two_processes_train_what_one_does(tmp_path):
