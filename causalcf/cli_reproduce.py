@@ -61,7 +61,7 @@ def reproduce(
 
     OUT has the results of the seeds that are through while others still run.
     """
-    from causalcf.datasets.readers import open_data
+    from causalcf.datasets.readers import held_out
     from causalcf.recipes import recipe
     from causalcf.reproduction import reproduce as experiments
     from causalcf.store import load
@@ -86,9 +86,9 @@ def reproduce(
         asked_otherwise = {"--steps": steps not in (None, fitted[0]), "--paper-size": paper_size and not fitted[1]}
         refuse(asked_otherwise, f"to '{source}', which was fitted otherwise. Leave that out, or give another --out.")
     if data is None:
-        held_out, truth = recipe(study).batch("test", min(n * len(seeds or range(3)), 1000), 0, 1), recipe(study).truth
+        rows, truth = recipe(study).batch("test", min(n * len(seeds or range(3)), 1000), 0, 1), recipe(study).truth
     else:
-        held_out = open_data(scm.graph, data).split("test")
+        rows = held_out(scm, data, split="test")
         side = max((scm.graph.node(scm.graph.images[0]).shape or (1, 64, 64))[1:])
         truth = _truth(study, phantom, side)
     asked_of: dict[str, Any] = {"weights": weights} if weights else {}
@@ -98,7 +98,7 @@ def reproduce(
         so_far.save(out)
 
     found = experiments(
-        scm, held_out, rows=n, again_rows=again_rows, steps=levels, truth=truth, study=study, progress=not as_json,
+        scm, rows, rows=n, again_rows=again_rows, steps=levels, truth=truth, study=study, progress=not as_json,
         watch=keep, **asked_of,
     )  # fmt: skip
     finish(found, out, as_json, start)

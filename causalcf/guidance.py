@@ -108,7 +108,7 @@ class Guidance(ABC):
         saved: dict[str, Any] = {"rule": type(self).__name__}
         for entry in fields(cast(Any, self)):  # every rule is a dataclass, though its base class is none
             value = getattr(self, entry.name)
-            if isinstance(value, np.ndarray):
+            if any(isinstance(one, np.ndarray) for one in (value.values() if isinstance(value, Mapping) else [value])):
                 raise DataError(f"{entry.name} has a weight a row: it belongs to an answer and cannot be stored with a model.")
             saved[entry.name] = value.to_dict() if isinstance(value, Guidance) else value
         return saved
@@ -116,7 +116,12 @@ class Guidance(ABC):
     def __str__(self) -> str:
         """The rule in few words, or as JSON where there are none; `parse_guidance` reads both back."""
         words = _words(self)
-        return words if words is not None and parse_guidance(words) == self else json.dumps(self.to_dict())
+        try:
+            if words is not None and parse_guidance(words) == self:
+                return words
+        except DataError:  # a name with a comma or a bar in it
+            pass
+        return json.dumps(self.to_dict())
 
 
 def _collect(terms: Sequence[tuple[Shown, Any]]) -> dict[Shown, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SUFFIXES", "ImageFiles", "read_image", "scale_image"]
 
+# what Pillow, numpy and pydicom raise for damaged files
+_DAMAGED = (OSError, ValueError, TypeError, SyntaxError, EOFError, AttributeError, struct.error)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".dcm")
 
 # ------------------------------------------------------------------ one image
@@ -49,7 +53,7 @@ def _read_dicom(path: Path) -> NDArray[np.uint8]:
         else:
             ends = apply_voi_lut(ends, file)  # black and white of the window; infinite as they were, if there is none
         shown = np.asarray(apply_voi_lut(values, file), dtype=np.float64)
-    except (InvalidDicomError, OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, EOFError) as error:
+    except (*_DAMAGED, InvalidDicomError, KeyError, RuntimeError) as error:
         raise DataError(f"cannot read the image '{path}': {str(error).splitlines()[0] if str(error) else error!r}.") from error
     low, high = ends if np.isfinite(ends).all() else (shown.min(), shown.max())
     shares = (shown - low) / (high - low) if high != low else np.zeros_like(shown)
@@ -72,9 +76,16 @@ def _pillow(pixels: Any, path: Path) -> Any:
     return Image.fromarray(_grey_levels(deep.astype(np.uint16), path))
 
 
-def _open(path: Path) -> Any:
-    """The image in a file as Pillow has it."""
-    from PIL import Image
+def _wrong_size(path: Path, found: tuple[int, int], size: tuple[int, int]) -> DataError:
+    return DataError(
+        f"'{path}' is {found[0]} pixels wide and {found[1]} high, but the graph's image is {size[0]} wide and {size[1]} high. "
+        "Resize the files, or ask for it (resize=True, --resize)."
+    )
+
+
+def _open(path: Path, size: tuple[int, int] | None) -> Any:
+    """The image in a file as Pillow has it; one of another width and height, if they are given, is an error."""
+    from PIL import Image, ImageOps
 
     suffix = path.suffix.lower()
     if suffix == ".dcm":
@@ -85,8 +96,10 @@ def _open(path: Path) -> Any:
             array = np.moveaxis(array, 0, 2)
         return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
     with Image.open(path) as opened:
+        if size is not None and sorted(opened.size) != sorted(size):  # known before anything is decoded
+            raise _wrong_size(path, opened.size, size)
         opened.load()
-        return _pillow(opened, path)
+        return _pillow(ImageOps.exif_transpose(opened), path)  # as the camera was held
 
 
 def scale_image(picture: Any, width: int, height: int) -> Any:
@@ -111,24 +124,25 @@ def read_image(
     Raises:
         DataError: the file is missing, damaged or of another size.
     """
+    from PIL import Image
+
     path, (channels, height, width) = Path(path), node.shape or (1, 0, 0)
     if not path.is_file():
         raise DataError(f"there is no image '{path}'.")
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"'{path}' is no image that causalcf reads: those end in {', '.join(SUFFIXES)}.")
     try:
-        opened = _open(path)
-    except (OSError, ValueError, TypeError, SyntaxError, EOFError) as error:  # what Pillow and numpy raise for damaged files
+        opened = _open(path, None if resize or edit is not None else (width, height))
+    except DataError:
+        raise
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read the image '{path}': {str(error).splitlines()[0] if str(error) else error!r}.") from error
     if edit is not None:
         opened = edit(opened)
     opened = opened.convert("L" if channels == 1 else "RGB")
     if opened.size != (width, height):
         if not resize:
-            raise DataError(
-                f"'{path}' is {opened.size[0]} pixels wide and {opened.size[1]} high, but the graph's '{node.name}' is "
-                f"{width} wide and {height} high. Resize the files, or ask for it (resize=True, --resize)."
-            )
+            raise _wrong_size(path, opened.size, (width, height))
         opened = scale_image(opened, width, height)
     pixels = np.asarray(opened)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0))
@@ -176,7 +190,7 @@ class ImageFiles:
 
     def _one(self, name: str) -> NDArray[np.uint8]:
         path = self.root / name
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:  # the name, which may be of a link
             raise DataError(f"'{path}' lies outside '{self.root}'. Name files inside the folder.")
         return self.read(path, self.node)
 

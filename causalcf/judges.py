@@ -57,7 +57,7 @@ class Ruler:
         self._measure = rulers[quantity]
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return self._measure(images[:, 0])
+        return self._measure(np.asarray(images)[:, 0])
 
     def __repr__(self) -> str:
         return f"Ruler({self.quantity!r})"
@@ -216,11 +216,25 @@ def fit_judges(
         contrast: standard deviation of the logarithm of the factor by which each such image's pixels are multiplied.
         seed: of the networks' training.
         progress: show how far it is.
+
+    Raises:
+        DataError: the batch has no such images, or a ruler or setting belongs to none.
     """
     graph, rulers = batch.graph, dict(rulers or {})
-    if image is None and not batch.images:
+    readable = graph.parents(image or next(iter(batch.images), "")) if image or batch.images else ()
+    odd = [name for name in rulers if name not in readable]
+    if odd:
+        raise DataError(
+            f"there is a ruler for {', '.join(odd)}, which no image shows: rulers are for the parents of an image that the batch "
+            f"has. Those are: {', '.join(readable) or 'none'}."
+        )
+    if image is not None and image not in batch.images:
+        raise DataError(f"the batch has no images for '{image}'. Pass Batch(graph, frame, images={{'{image}': pixels}}).")
+    if not batch.images:
+        if deform or contrast:
+            raise DataError("deform and contrast are of images, and the batch has none. Leave them out.")
         return {name: TableJudge.fit(batch, name) for name in graph.attributes if effects_of(graph, name)}
-    image = image or graph.images[0]
+    image = image or next(iter(batch.images))
     pixels = torch.from_numpy(np.asarray(batch.images[image]))
     judges: dict[str, Any] = {}
     for name in graph.parents(image):

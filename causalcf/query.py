@@ -413,6 +413,8 @@ def counterfactual(
     steps = resolve_steps(scm, factual, steps, solver=solver, seed=seed)
     scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
     check_graph(scm, factual)
+    if guidance is None and factual.images and len(scm.graph.images) == 1:  # the model's own may have a weight a row, too
+        guidance = getattr(scm.mechanisms[scm.graph.images[0]], "guidance", None)
     if factual.incomplete.any():
         found = _partial(scm, factual, [do] if isinstance(do, Mapping) else do, guidance, draws, seed, progress)
         return found[0] if isinstance(do, Mapping) else found

@@ -375,6 +375,8 @@ def audit(
     batch = batch.loaded()
     steps = resolve_steps(scm, batch, steps, solver=solver, seed=seed)
     scm = scm.configured(guidance=guidance, steps=steps, solver=solver)
+    if guidance is not None:
+        guidance.to_dict()  # an audit can be repeated: a weight a row is an error here, not at the end
     image = next(iter(scm.graph.images), None)
     protocol = Preset("mixed", (1, 10), (1,)) if preset is None else find_preset(preset)
     sampler, rounds, cycles = sampler or protocol.sampler, rounds or protocol.rounds, cycles or protocol.cycles

@@ -116,6 +116,9 @@ class Bench:
         self.parents = scm.graph.parents(self.image)
         self.abduction: Abduction = abduct(scm, batch, seed=seed)
         self.scale = {name: 1.0 if scm.graph.node(name).discrete else float(batch.frame[name].std()) for name in self.parents}
+        constant = [name for name, scale in self.scale.items() if not scale > 0]
+        if constant:
+            raise DataError(f"all rows have one {constant[0]}: an error in its standard deviations has no size.")
         self.known: dict[Any, Score] = {}
         self.rows: list[dict[str, Any]] = []
 
@@ -143,6 +146,8 @@ class Bench:
         answer = counterfactual(scm, self.abduction, do, guidance=rule)
         errors = {}
         for name, judge in scm.judges.items():
+            if name not in self.parents:
+                continue  # the image does not show it
             discrete = scm.graph.node(name).discrete
             found = target_error(judge(answer.images[self.image]), answer.frame[name].to_numpy(), discrete=discrete)
             errors[name] = float((1 - found if discrete else found).mean()) / self.scale[name]

@@ -365,3 +365,48 @@ def test_an_answer_about_a_folder_that_is_an_answer_is_a_folder_too(folder, grap
     assert again.frame.index.tolist()[:2] == ["00000.png", "00001.png"]
     assert list(again.frame.columns).count("factual") == 0
     assert again.images["image"].shape == (6, 1, 32, 32)
+
+
+def test_images_may_be_links(folder, digits, graph, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("blobs")
+    for path in sorted((folder / "images").iterdir()):
+        path.rename(elsewhere / path.name)
+        path.symlink_to(elsewhere / path.name)
+    assert np.array_equal(read_folder(folder, graph).loaded().images["image"], digits.images["image"])
+
+
+def test_a_photograph_is_read_as_the_camera_was_held(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    held = Image.Exif()
+    held[0x0112] = 6  # a quarter of a turn
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=held)
+    assert np.array_equal(read_image(tmp_path / "a.png", GREY)[0], np.rot90(pixels, -1))
+
+
+def test_what_is_damaged_or_far_too_large_is_told_by_name(tmp_path, monkeypatch):
+    np.savez(tmp_path / "several.npz", a=np.zeros(3))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    Image.fromarray(np.zeros((300, 300), dtype=np.uint8)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for name, resize in (("several.npy", False), ("large.png", True)):
+        with pytest.raises(ccf.DataError, match=f"cannot read the image '.*{name}'"):
+            read_image(tmp_path / name, GREY, resize=resize)
+
+
+def test_an_image_of_another_size_is_refused_before_it_is_decoded(tmp_path):
+    Image.fromarray(np.zeros((64, 32), dtype=np.uint8)).save(tmp_path / "a.png")
+    cut = (tmp_path / "a.png").read_bytes()[:60]
+    (tmp_path / "a.png").write_bytes(cut)
+    with pytest.raises(ccf.DataError, match="is 32 pixels wide and 64 high"):
+        read_image(tmp_path / "a.png", GREY)
+
+
+def test_a_ruler_of_what_no_image_shows_is_an_error(folder, graph):
+    batch = read_folder(folder, graph)
+    with pytest.raises(ccf.DataError, match=r"a ruler for thicknes, which no image shows.*thickness, intensity, digit"):
+        fit_judges(batch, rulers={"thicknes": "thickness"})
+    table = ccf.Batch(graph, batch.frame)
+    with pytest.raises(ccf.DataError, match="the batch has no images for 'image'"):
+        fit_judges(table, image="image")
+    with pytest.raises(ccf.DataError, match="deform and contrast are of images"):
+        fit_judges(table, deform=0.1)

@@ -430,3 +430,12 @@ def test_a_rule_without_words_is_json():
     rule = Decoupled(2.0, groups={"ab": ["a", "b"]})
     assert str(rule).startswith("{")
     assert parse_guidance(str(rule)) == rule
+
+
+def test_a_rule_about_a_name_that_words_cannot_hold_is_told_as_json():
+    for name in ("age, years", "a|b", "left@right"):
+        rule = Decoupled(1.0, weights={name: 1.5}, form="nested")
+        assert str(rule).startswith("{")
+        assert parse_guidance(str(rule)) == rule
+    with pytest.raises(DataError, match="weights has a weight a row"):
+        Decoupled(1.0, weights={"age": [1.0, 2.0]}).to_dict()

@@ -581,3 +581,16 @@ def test_a_guider_outside_its_steps_or_switched_off_is_one_plain_pass():
 def test_a_guider_refuses_a_rule_that_is_no_weighted_sum():
     with pytest.raises(ccf.DataError, match="Projected"):
         ccf.CausalGuider.from_rule(ccf.Projected(ccf.Decoupled(2.0)), parents=["a"], changed=["a"])
+
+
+def test_a_weight_a_row_may_be_the_models_own(shipped, digits):
+    weights = np.linspace(1, 2, len(digits))
+    rule, do = ccf.Decoupled(1.0, form="nested", weights={"digit": weights}), {"digit": "3"}
+    few = shipped.configured(steps=3)
+    told, own = ccf.counterfactual(few, digits, do, guidance=rule), few.configured(guidance=rule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("causalcf.query.CHUNK", 4)
+        answer = ccf.counterfactual(own, digits, do)
+    assert np.array_equal(answer.images["image"], told.images["image"])
+    with pytest.raises(ccf.DataError, match="has a weight a row"):
+        ccf.audit(few, digits, guidance=rule)

@@ -235,6 +235,7 @@ def test_a_file_of_another_form_is_named(written, tmp_path):
     path = root / "CelebAMask-HQ" / "CelebAMask-HQ-attribute-anno.txt"
     lines = path.read_text().splitlines()
     for broken, told in (
+        (lines[:1], "has 1 lines; it begins with the number of files"),
         (lines[:-1], "announces 40 files and has 39 lines"),
         ([*lines[:-1], lines[-1].replace("-1", "0", 1)], "has a line that is no file with 40 labels"),
         ([lines[0], lines[1].replace("Smiling", "Grinning"), *lines[2:]], "has no label Smiling"),
@@ -346,3 +347,17 @@ def test_a_mammogram_that_is_no_png_is_read_where_the_release_has_its_dicom_file
     shutil.copy(next((root / "images/png").rglob("*.png")), original)
     files = read_study("embed", root).batch.images["image"]
     assert root / files.names[0] == original
+
+
+def test_who_was_held_out_of_a_study_is_not_told_once_others_are_left_by_its_filters(written, tmp_path):
+    root = tmp_path / "breasts"
+    shutil.copytree(written["embed"], root)
+    whole = read_study("embed", root)
+    scm = ccf.SCM(whole.batch.graph)
+    scm.manifest = {"made": {"data": {"dealt": whole.dealt, "people": whole.people}}}
+    assert len(ccf.held_out(scm, root)) == len(whole.split("test"))
+    shots = pd.read_csv(root / "EMBED_OpenData_metadata.csv")
+    gone = shots["empi_anon"] == shots["empi_anon"].iloc[0]
+    shots[~gone].to_csv(root / "EMBED_OpenData_metadata.csv", index=False)
+    with pytest.raises(ccf.DataError, match=r"the people in '.*' are not those that were dealt out"):
+        ccf.held_out(scm, root)

@@ -118,3 +118,12 @@ def test_the_command_writes_model_picture_and_table(tmp_path, capsys):
     assert set(told["files"]) == {"model", "tuning.csv", "tuning.png"}
     assert "cfg:2" in {row["rule"] for row in told["table"]}
     assert ccf.load(told["files"]["model"]).mechanisms["image"].guidance == guidance_from_dict(told["guidance"])
+
+
+def test_a_judge_of_what_the_image_does_not_show_counts_for_nothing(quick, rows):
+    more = quick.configured()
+    more.judges = {**quick.judges, "image": lambda images: images}
+    do = {"digit": {"digit": "3"}}
+    assert Bench(more, rows, do, 1, 0).score("digit", ccf.Plain()) == Bench(quick, rows, do, 1, 0).score("digit", ccf.Plain())
+    with pytest.raises(ccf.DataError, match="all rows have one thickness"):
+        Bench(quick, ccf.Batch(rows.graph, rows.frame.assign(thickness=2.0), rows.images), do, 1, 0)

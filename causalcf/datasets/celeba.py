@@ -52,7 +52,12 @@ def _lines(path: Path) -> list[list[str]]:
 
 def _labels(path: Path) -> pd.DataFrame:
     """The table of labels, 0 or 1, indexed by file."""
-    (count, *_), names, *rows = _lines(path)
+    lines = _lines(path)
+    if len(lines) < 2:
+        raise DataError(
+            f"'{path}' has {len(lines)} lines; it begins with the number of files and the labels' names. Get it again."
+        )
+    (count, *_), names, *rows = lines
     if not count.isdecimal() or len(rows) != int(count):
         raise DataError(f"'{path}' announces {count} files and has {len(rows)} lines of them. Get it again.")
     odd = [row for row in rows if len(row) != len(names) + 1 or not set(row[1:]) <= {"-1", "1"}]
@@ -137,6 +142,9 @@ def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", 
     rows = Filtered(labels)
     rows.keep("no entry in the mapping to CelebA or in its partition", rows.frame["split"].notna())
     files = rows.frame.index.to_numpy()
+    odd_names = [name for name in files if not Path(name).stem.isdecimal()]
+    if odd_names:
+        raise DataError(f"'{path}' has a line for '{odd_names[0]}': files of CelebA-HQ are called by their number. Get it again.")
     rows.frame = rows.frame.set_index(pd.Index([int(Path(name).stem) for name in files], name="image_id"))
     read = partial(read_image, resize=True)
     return _released(graph, rows, path, ImageFiles(images, files, graph.node(graph.images[0]), read=read, jobs=jobs))

@@ -132,4 +132,4 @@ def read_embed(directory: str | Path, graph: CausalGraph | str = "embed", *, job
     names = [_file(root, str(patient), str(dicom)) for patient, dicom in zip(frame["patient"], frame["dicom"], strict=True)]
     kept = frame.set_index("image_id")[["patient", "view", "laterality", "age", "density", "circle_marker", "split"]]
     files = ImageFiles(root, names, graph.node(graph.images[0]), read=_read, jobs=jobs)
-    return Released(Batch(graph, kept, {graph.images[0]: files}), rows.dropped, "patient")
+    return Released(Batch(graph, kept, {graph.images[0]: files}), rows.dropped, "patient", drawn=True)

@@ -96,7 +96,7 @@ def split_folder(
         raise DataError(f"the column split has '{odd[0]}'. It holds {', '.join(SPLITS)}.")
     if person is not None and not dealt:
         _check_people(frame, person)
-    return Released(Batch(graph, frame, batch.images), {}, person, dealt)
+    return Released(Batch(graph, frame, batch.images), {}, person, dealt, dealt)
 
 
 def _check_people(frame: pd.DataFrame, person: str) -> None:

@@ -95,7 +95,7 @@ def _released(root: Path, graph: CausalGraph, jobs: int) -> Released:
     names = "p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + shot + ".jpg"
     kept = frame.set_index("dicom_id")[["subject_id", "study_id", "race", "sex", "age", "finding", "split"]]
     batch = _batch(graph, find(root, ["files"], _GET), names.to_numpy(), kept, jobs)
-    return Released(batch, rows.dropped, "subject_id")
+    return Released(batch, rows.dropped, "subject_id", drawn=True)
 
 
 def _labelled(column: pd.Series, labels: tuple[str, ...], path: Path) -> pd.Series:

@@ -37,6 +37,8 @@ def _part(root: Path, part: str) -> tuple[pd.DataFrame, np.ndarray]:
     if images.ndim != 3 or not len(images) == len(labels) == len(table):
         raise DataError(f"the files of {part} in '{root}' do not belong together: {images.shape}, {labels.shape}, {len(table)}.")
     order = table["index"].to_numpy()
+    if not np.isin(order, np.arange(len(images))).all():
+        raise DataError(f"the index of '{part}-morpho.csv' in '{root}' names digits that are not there. Get it again. {_GET}")
     frame = table[["thickness", "intensity"]].astype(float).assign(digit=labels[order].astype(str))
     return frame.set_index(pd.Index([f"{part}-{row}" for row in order], name="row")), images[order]
 

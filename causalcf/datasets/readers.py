@@ -109,7 +109,7 @@ def held_out(
     part = split or ("test" if made.get("dealt") or not released.dealt else "all")
     if part == "all":
         return released.batch
-    if made.get("dealt") and released.dealt and made.get("people", released.people) != released.people:
+    if released.drawn and made.get("people", released.people) != released.people:
         raise DataError(
             f"the {'people' if released.person else 'rows'} in '{directory}' are not those that were dealt out when the model "
             "was fitted, so that who was held out is not known. Give the table a column 'split' (train, valid, test); or, if the "

@@ -38,12 +38,14 @@ class Released:
         dropped: by filter, in order, how many rows it dropped.
         person: the column that says who a row is of; without one, every row is of somebody else.
         dealt: the data have no splits of their own, and the rows were dealt out.
+        drawn: who is in which split depends on who is in the data.
     """
 
     batch: Batch
     dropped: Mapping[str, int]
     person: str | None = None
     dealt: bool = False
+    drawn: bool = False
 
     @property
     def people(self) -> str:
