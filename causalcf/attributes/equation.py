@@ -122,7 +122,7 @@ class Equation(Mechanism):
         with torch.no_grad():  # a value that the equation cannot give has no noise
             off = (self.forward(noise, parents) - value).abs() > _TOLERANCE * (value.abs() + value.abs().mean())
             inside = (noise > low) & (noise < high) & (slope != 0) & ~off
-        log_density = torch.where(inside, self._prior.log_prob(torch.where(inside, noise, self._middle)), -torch.inf)
+        log_density = self._prior.log_prob(torch.where(inside, noise, self._middle))
         return torch.where(inside, slope.abs().log() - log_density, torch.inf)
 
     def save(self, directory: Path) -> None:
