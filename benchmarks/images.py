@@ -20,9 +20,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 import warnings
 from typing import Any
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # everything here is of the processor
 
 import numpy as np
 import torch

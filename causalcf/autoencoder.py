@@ -114,18 +114,16 @@ class Autoencoder(nn.Module):
 
     def validation_losses(self, value: Tensor, parents: Mapping[str, Tensor], *, generator: torch.Generator) -> dict[str, Tensor]:
         """The absolute error of the round trip, in units of the image, (row,)."""
+        value = value.to(self.mean.device)
         with torch.inference_mode():
-            return {
-                "round trip": (self.network.decode(self.network.encode(value).latent_dist.mean).sample - value)
-                .abs()
-                .flatten(1)
-                .mean(1)
-            }
+            found = self.network.decode(self.network.encode(value).latent_dist.mean).sample
+            return {"round trip": (found - value).abs().flatten(1).mean(1).cpu()}
 
     def save(self, directory: Path) -> None:
         """Write it into an existing empty directory; `network` is diffusers' own."""
-        copy.deepcopy(self.network).half().save_pretrained(directory / "network")
-        save_file({"mean": self.mean.contiguous(), "scale": self.scale.contiguous()}, directory / "latents.safetensors")
+        copy.deepcopy(self.network).cpu().half().save_pretrained(directory / "network")
+        latents = {"mean": self.mean, "scale": self.scale}
+        save_file({name: tensor.cpu().contiguous() for name, tensor in latents.items()}, directory / "latents.safetensors")
         (directory / "autoencoder.json").write_text(json.dumps(self.settings, indent=1))
 
     @classmethod

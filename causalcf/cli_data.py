@@ -15,6 +15,8 @@ __all__ = ["data"]
 
 data = typer.Typer(help="Look at a study's data on disk, or draw a look-alike of them.", no_args_is_help=True)
 
+_MANY = 1000  # pictures from which on it pays to start processes that draw
+
 Study = Annotated[
     str, typer.Argument(help="celebahq, celebahq_dependent, celebahq_mouth, celeba, mimic_cxr, embed or morphomnist.")
 ]
@@ -54,10 +56,13 @@ def phantom(
     as_json: Json = False,
 ) -> None:
     """Draw a look-alike of a study's data, in their released layout, from equations that are known."""
+    from joblib import cpu_count
+
     from causalcf.datasets.phantoms.studies import phantom as find_phantom
 
     start = time.monotonic()
-    find_phantom(study, seed=seed).write(directory, n, progress=not as_json)
+    jobs = cpu_count() if n > _MANY else 1
+    find_phantom(study, seed=seed).write(directory, n, jobs=jobs, progress=not as_json)
     seconds = round(time.monotonic() - start, 1)
     told = {"study": study, "directory": str(directory), "images": n, "seed": seed, "seconds": seconds}
     typer.echo(

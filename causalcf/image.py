@@ -31,7 +31,7 @@ from causalcf.graph import Node
 from causalcf.guidance import Adjusted, Guidance, Noisy, Plain, PlusPlus, Shown, guidance_from_dict
 from causalcf.levels import Levels, Prediction, noise_from_output
 from causalcf.mechanism import Mechanism, Parents, tell
-from causalcf.precision import Precision, has_bfloat16, rounding
+from causalcf.precision import Precision, exact_products, fastest_device, has_bfloat16, rounding
 from causalcf.seeds import RowGenerator
 from causalcf.solvers import FixedPoint, Solver, solver_from_dict
 
@@ -50,11 +50,12 @@ def _flat(image: Tensor) -> Tensor:
     return (highest == -lowest) & (image.abs() >= 1)
 
 
-def _in_passes(rows: int, of: Callable[[Tensor], Tensor]) -> Tensor:
+def _in_passes(rows: int, of: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
     """What a network says of so many rows, in passes of such sizes that a row's is the same, bit for bit, in any company."""
-    padded = torch.arange(-(-rows // _MULTIPLE) * _MULTIPLE)
+    multiple = _MULTIPLE if device.type == "cpu" else _PASS  # a GPU has kernels of its own for many a number of rows
+    padded = torch.arange(-(-rows // multiple) * multiple)
     padded[rows:] = 0
-    return torch.cat([of(some) for some in torch.split(padded, _PASS)])[:rows]
+    return torch.cat([of(some).cpu() for some in torch.split(padded, _PASS)])[:rows]
 
 
 class Diffusion(Mechanism):
@@ -153,6 +154,16 @@ class Diffusion(Mechanism):
             raise NotFittedError("this Diffusion was never fitted. Call causalcf.fit(scm, batch) first.")
         return self.denoiser
 
+    def _ready(self) -> AttributeSplitUNet:
+        """The fitted network, where networks are fast, as is the autoencoder; solvers and guidance stay on the CPU."""
+        network = self._fitted()
+        self.to(fastest_device())
+        return network
+
+    @property
+    def _device(self) -> torch.device:
+        return cast(torch.device, next(self._fitted().parameters()).device)
+
     def _encode(self, value: Tensor) -> Tensor:
         """What diffusion is of: the image itself, or its latents."""
         if self.autoencoder is None:
@@ -165,16 +176,21 @@ class Diffusion(Mechanism):
 
     def _to_state(self, value: Tensor) -> Tensor:
         """As `_encode`, a row's in any company."""
-        return value.float() if self.autoencoder is None else _in_passes(len(value), lambda some: self._encode(value[some]))
+        if self.autoencoder is None:
+            return value.float()
+        return _in_passes(len(value), lambda some: self._encode(value[some].to(self._device)), self._device)
 
     def _to_image(self, state: Tensor) -> Tensor:
         """As `_decode`, a row's in any company."""
-        return self._decode(state) if self.autoencoder is None else _in_passes(len(state), lambda some: self._decode(state[some]))
+        if self.autoencoder is None:
+            return self._decode(state)
+        return _in_passes(len(state), lambda some: self._decode(state[some].to(self._device)), self._device)
 
     def round_trip(self, value: Tensor) -> Tensor | None:
         """The image through the autoencoder and back, with no diffusion at all; None where there is no autoencoder."""
         if self.autoencoder is None:
             return None
+        self._ready()
         with torch.inference_mode():
             return self._to_image(self._to_state(value)).clone()
 
@@ -210,7 +226,7 @@ class Diffusion(Mechanism):
         return generator.normal(*self._noise_shape()).float() * self.solver.noise_scale()
 
     def abduct(self, value: Tensor, parents: Parents, *, generator: RowGenerator) -> Tensor:
-        denoiser = self._fitted()
+        denoiser = self._ready()
         everything = torch.ones(len(value), len(denoiser.names), dtype=torch.bool)
 
         def eps(image: Tensor, timestep: int, rows: Tensor) -> Tensor:
@@ -235,7 +251,7 @@ class Diffusion(Mechanism):
 
     def predict(self, noise: Tensor, parents: Parents, *, changed: frozenset[str] = frozenset()) -> Tensor:
         tally = torch.zeros(len(noise), dtype=torch.int64)
-        names, guidance, memory = self._fitted().names, self.guidance, dict[Any, Tensor]()
+        names, guidance, memory = self._ready().names, self.guidance, dict[Any, Tensor]()
         places = {timestep: place for place, timestep in enumerate(self.levels.timesteps)}
 
         def eps(image: Tensor, timestep: int, _: Tensor) -> Tensor:
@@ -282,14 +298,15 @@ class Diffusion(Mechanism):
 
     def _output(self, image: Tensor, timestep: int, parents: Parents, shown: Tensor) -> Tensor:
         """The network's output."""
-        network = self._fitted()
+        network, device = self._fitted(), self._device
 
         def of(some: Tensor) -> Tensor:
-            given = {name: value[some] for name, value in parents.items()}
-            return cast(Tensor, network(image[some], torch.full((len(some),), timestep), given, shown[some]))
+            given = {name: value[some].to(device) for name, value in parents.items()}
+            time = torch.full((len(some),), timestep, device=device)
+            return cast(Tensor, network(image[some].to(device), time, given, shown[some].to(device)))
 
-        with rounding(self.rounded):
-            return _in_passes(len(image), of)
+        with rounding(self.rounded), exact_products():
+            return _in_passes(len(image), of, device)
 
     @property
     def training_settings(self) -> dict[str, Any]:
@@ -326,10 +343,11 @@ class Diffusion(Mechanism):
         masks = {key: torch.tensor([name in kept for name in names], dtype=torch.bool) for key, kept in shown.items()}
 
         def error(mask: Tensor) -> Tensor:
-            parts = []
+            parts, device = [], self._device
             for some in torch.split(torch.arange(len(value)), _PASS):
-                given = {name: column[some] for name, column in parents.items()}
-                parts.append(self._error(value[some], given, noise[some], time[some], mask.expand(len(some), -1)))
+                given = {name: column[some].to(device) for name, column in parents.items()}
+                drawn = noise[some].to(device), time[some].to(device), mask.to(device).expand(len(some), -1)
+                parts.append(self._error(value[some].to(device), given, *drawn).cpu())
             return torch.cat(parts).clone()
 
         with torch.inference_mode():
@@ -352,7 +370,7 @@ class Diffusion(Mechanism):
         return cast(Tensor, ratio.clamp(max=self.min_snr) / against[self.scheduler.config.prediction_type])
 
     def save(self, directory: Path) -> None:
-        denoiser = copy.deepcopy(self._fitted()).half()
+        denoiser = copy.deepcopy(self._fitted()).cpu().half()
         denoiser.save_config(directory / "denoiser")
         denoiser.unet.save_pretrained(directory / "unet")  # by itself, so that diffusers alone can load it
         own = {name: tensor for name, tensor in denoiser.state_dict().items() if not name.startswith("unet.")}

@@ -23,6 +23,7 @@ from causalcf.encoding import decode_column, encode_column
 from causalcf.errors import DataError
 from causalcf.graph import Node
 from causalcf.metrics import target_error
+from causalcf.precision import exact_products, fastest_device
 from causalcf.progress import progress as show_progress
 from causalcf.seeds import step_generator
 from causalcf.table_judges import TableJudge, effects_of
@@ -118,10 +119,11 @@ class NetworkJudge(nn.Module):
         return torch.stack([output.softmax(1) if self.node.discrete else output for output in outputs]).mean(0)
 
     def _outputs(self, images: NDArray[np.uint8], part: Callable[[Tensor], Tensor]) -> Tensor:
-        self.eval()
-        with torch.inference_mode():
+        device = fastest_device()
+        self.to(device).eval()
+        with torch.inference_mode(), exact_products():
             pixels = torch.from_numpy(np.ascontiguousarray(images))
-            return torch.cat([part(some.float() / 255) for some in torch.split(pixels, 256)])
+            return torch.cat([part(some.to(device).float() / 255).cpu() for some in torch.split(pixels, 256)])
 
     @property
     def scores(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float64]] | None:
@@ -136,7 +138,7 @@ class NetworkJudge(nn.Module):
         """Write the judge into an existing empty directory."""
         (directory / "judge.json").write_text(json.dumps(self.config, indent=1))
         tensors = {name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, directory / "weights.safetensors")
+        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, directory / "weights.safetensors")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -149,15 +151,16 @@ class NetworkJudge(nn.Module):
 def _varied(pixels: Tensor, deform: float, contrast: float, generator: torch.Generator) -> Tensor:
     """Images (row, channel, height, width), each shifted by up to two pixels and, if asked, bent and of another contrast."""
     rows, _, height, width = pixels.shape
-    sides = torch.tensor([width, height])
+    sides, device = torch.tensor([width, height]), pixels.device
     shift = 2 * torch.randint(-2, 3, (rows, 2, 1), generator=generator) / sides[:, None]  # sampling takes sides of length 2
     linear = torch.eye(2) + deform * torch.randn(rows, 2, 2, generator=generator)
-    places = nn.functional.affine_grid(torch.cat([linear, shift], dim=2), list(pixels.shape), align_corners=False)
+    turned = torch.cat([linear, shift], dim=2).to(device)
+    places = nn.functional.affine_grid(turned, list(pixels.shape), align_corners=False)
     if deform:
-        bend = 0.5 * deform * torch.randn(rows, 2, 5, 5, generator=generator)
+        bend = 0.5 * deform * torch.randn(rows, 2, 5, 5, generator=generator).to(device)
         places = places + nn.functional.interpolate(bend, (height, width), mode="bicubic", align_corners=True).movedim(1, 3)
     varied = nn.functional.grid_sample(pixels, places, padding_mode="border", align_corners=False)
-    gain = torch.exp(contrast * torch.randn(rows, 1, 1, 1, generator=generator))
+    gain = torch.exp(contrast * torch.randn(rows, 1, 1, 1, generator=generator)).to(device)
     return (gain * varied).clamp(max=1)
 
 
@@ -167,7 +170,8 @@ def _fit(
     mean, scale = (0.0, 1.0) if node.discrete else (float(value.mean()), float(value.std()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        judge = NetworkJudge(node.to_dict(), tuple(pixels.shape[1:]), mean, scale)
+        device = fastest_device()
+        judge = NetworkJudge(node.to_dict(), tuple(pixels.shape[1:]), mean, scale).to(device)
         few = epochs * (len(pixels) // 64) < _FEWEST_STEPS  # then each image is seen more often than that anyway
         size = min(64 if few else 128, len(pixels))
         steps = max(epochs * (len(pixels) // size), _FEWEST_STEPS)
@@ -178,17 +182,18 @@ def _fit(
             for step in range(steps):
                 generator = step_generator(seed, f"judge/{node.name}", step)
                 rows = torch.randint(0, len(pixels), (size,), generator=generator)
-                found = judge.forward(_varied(pixels[rows].float().div(255), deform, contrast, generator))
+                found = judge.forward(_varied(pixels[rows].to(device).float().div(255), deform, contrast, generator))
+                wanted = value[rows].to(device)
                 if node.discrete:
-                    loss = nn.functional.cross_entropy(found, value[rows], label_smoothing=0.05)
+                    loss = nn.functional.cross_entropy(found, wanted, label_smoothing=0.05)
                 else:
-                    loss = nn.functional.huber_loss(found[:, 0], ((value[rows] - mean) / scale).float())
+                    loss = nn.functional.huber_loss(found[:, 0], ((wanted - mean) / scale).float())
                 optimiser.zero_grad()
                 torch.autograd.backward(loss)
                 optimiser.step()
                 schedule.step()
                 advance(step + 1, f"loss {float(loss.detach()):.4f}")
-    return judge.eval()
+    return judge.cpu().eval()
 
 
 def fit_judges(

@@ -14,15 +14,22 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Precision", "has_bfloat16", "make_roundable", "rounding"]
+__all__ = ["Precision", "exact_products", "fastest_device", "has_bfloat16", "make_roundable", "rounding"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of a network's multiplications; `auto` decides by the machine."""
 _rounded: ContextVar[bool] = ContextVar("rounded", default=False)
 
 
+def fastest_device() -> torch.device:
+    """Where networks of images are fast: a GPU that torch reaches as CUDA (the current one of several), or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def has_bfloat16() -> bool:
     """Whether this machine multiplies bfloat16 in hardware; without that it is slower than float32."""
+    if fastest_device().type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
@@ -35,6 +42,13 @@ def rounding(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _rounded.reset(before)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Within, a GPU neither rounds the factors of float32 convolutions nor chooses among kernels by chance."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
 
 
 class _Convolution(nn.Conv2d):

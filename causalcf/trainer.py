@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from causalcf.encoding import EncodedFiles, encode_image
 from causalcf.errors import CausalCFError, DataError, StoreError
 from causalcf.files import verify, write_directory
-from causalcf.precision import Precision, rounding
+from causalcf.precision import Precision, fastest_device, rounding
 from causalcf.progress import progress as show_progress
 from causalcf.seeds import step_generator
 
@@ -110,7 +110,7 @@ def is_main_process() -> bool:
     """Whether this process is the one that writes; of several that `torchrun` started, one does."""
     from accelerate import PartialState
 
-    return bool(PartialState(cpu=not torch.cuda.is_available()).is_main_process)  # as `_accelerator` asks: the first one counts
+    return bool(PartialState(cpu=fastest_device().type == "cpu").is_main_process)  # as `_accelerator` asks: the first one counts
 
 
 def minibatches(rows: int, size: int, seed: int, stream: str, weights: Tensor | None = None) -> Iterator[Tensor]:
@@ -179,7 +179,7 @@ def _accelerator(plan: Training, directory: Path | None) -> Any:
         )
     if plan.trackers and directory is None:
         raise DataError("a tracker needs a place to write to: give fit(..., checkpoints=directory).")
-    return Accelerator(cpu=not torch.cuda.is_available(), log_with=list(plan.trackers) or None, project_dir=directory)
+    return Accelerator(cpu=fastest_device().type == "cpu", log_with=list(plan.trackers) or None, project_dir=directory)
 
 
 class Trainable(Protocol):
@@ -435,8 +435,8 @@ class _ImageRun:
         trained = [parameter.data for parameter in self.parameters]  # the optimiser holds on to these very tensors
         try:
             for parameter, average in zip(self.parameters, self.ema.shadow_params, strict=True):
-                parameter.data = average.detach().cpu()
-            self.module.cpu().eval()
+                parameter.data = average.detach()
+            self.module.eval()
             if held_out is not None:
                 value, parents = held_out
                 generator = step_generator(self.seed, f"{self.name}/validation", 0)
@@ -445,8 +445,8 @@ class _ImageRun:
             if watch is not None:
                 watch(self.step)
         finally:
-            self.module.to(self.accelerator.device).train()
-            for parameter, tensor in zip(self.parameters, trained, strict=True):  # last: moving may have copied
+            self.module.train()
+            for parameter, tensor in zip(self.parameters, trained, strict=True):
                 parameter.data = tensor
         return losses
 

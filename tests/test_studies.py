@@ -54,6 +54,15 @@ def test_a_row_is_drawn_the_same_in_any_company(study):
     assert not np.array_equal(phantom(study, seed=2).images(frame), images)
 
 
+def test_any_number_of_processes_draws_the_same_phantom(tmp_path):
+    pictures = []
+    for jobs in (1, 2):
+        out = phantom("celebahq").write(tmp_path / str(jobs), 300, jobs=jobs)
+        pictures.append({path.name: path.read_bytes() for path in out.rglob("*.*") if path.is_file()})
+    assert len(pictures[0]) > 300
+    assert pictures[0] == pictures[1]
+
+
 @pytest.mark.parametrize("study", PHANTOMS)
 def test_a_true_counterfactual_changes_what_was_asked_and_its_descendants_alone(study):
     drawn, (name, value) = phantom(study), next(iter(ASKED[study].items()))

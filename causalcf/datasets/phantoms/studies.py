@@ -14,7 +14,7 @@ counterfactual is the same drawing under other values: `Phantom.true_counterfact
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ _PART = 128  # pictures that are drawn together
 _ORIGINALS = "/mnt/NAS2/mammo/anon_dicom/cohort_1"  # where EMBED's tables say that DICOM files are
 _VIEWS = [(side, view) for side in "LR" for view in ("CC", "MLO")]
 Asked = Mapping[str, Any]
+Drawn = tuple[Any, "NDArray[np.uint8]"]  # what a row is called, and its picture, (channel, size, size)
 
 
 def _uniform(seed: int, index: pd.Index, name: str) -> NDArray[np.float64]:
@@ -95,7 +96,7 @@ def _face_names(rows: int) -> pd.Index:
     return pd.RangeIndex(rows, name="image_id")
 
 
-def _write_faces(directory: Path, frame: pd.DataFrame, picture: Callable[[pd.DataFrame], NDArray[np.uint8]]) -> None:
+def _write_faces(directory: Path, frame: pd.DataFrame, drawn: Iterator[Drawn]) -> None:
     home = directory / "CelebAMask-HQ"
     (home / "CelebA-HQ-img").mkdir(parents=True)
     lines = [str(len(frame)), " ".join(ATTRIBUTES)]
@@ -111,7 +112,7 @@ def _write_faces(directory: Path, frame: pd.DataFrame, picture: Callable[[pd.Dat
     (directory / "list_eval_partition.txt").write_text(
         "".join(f"{name} {place}\n" for name, place in zip(originals, split, strict=True))
     )
-    for row, pixels in _drawn(frame, picture):
+    for row, pixels in drawn:
         (home / "CelebA-HQ-img" / f"{row}.jpg").write_bytes(_jpeg(pixels))
 
 
@@ -143,7 +144,7 @@ def _chest_names(rows: int) -> pd.Index:
     return pd.Index([f"{10_000_000 + row // 2}-{50_000_000 + row}-phantom" for row in range(rows)], name="dicom_id")
 
 
-def _write_chests(directory: Path, frame: pd.DataFrame, picture: Callable[[pd.DataFrame], NDArray[np.uint8]]) -> None:
+def _write_chests(directory: Path, frame: pd.DataFrame, drawn: Iterator[Drawn]) -> None:
     subject, study, _ = zip(*(name.split("-") for name in frame.index), strict=True)
     keys = pd.DataFrame({"subject_id": subject, "study_id": study}).astype(int)
     shots = keys.assign(dicom_id=frame.index, ViewPosition=np.where(np.arange(len(frame)) % 3 == 0, "AP", "PA"))
@@ -158,7 +159,7 @@ def _write_chests(directory: Path, frame: pd.DataFrame, picture: Callable[[pd.Da
     people.drop(columns="race").to_csv(directory / "patients.csv", index=False)
     people[["subject_id", "race"]].to_csv(directory / "admissions.csv", index=False)
     places = [f"p{person[:2]}/p{person}/s{day}/{name}.jpg" for person, day, name in zip(subject, study, frame.index, strict=True)]
-    for place, (_, pixels) in zip(places, _drawn(frame, picture), strict=True):
+    for place, (_, pixels) in zip(places, drawn, strict=True):
         path = directory / "files" / place
         path.parent.mkdir(parents=True)
         path.write_bytes(_jpeg(pixels))
@@ -189,7 +190,7 @@ def _breast_names(rows: int) -> pd.Index:
     return pd.Index([f"{20_000_000 + person}.{side}.{view}" for person, side, view in views], name="image_id")
 
 
-def _write_breasts(directory: Path, frame: pd.DataFrame, picture: Callable[[pd.DataFrame], NDArray[np.uint8]]) -> None:
+def _write_breasts(directory: Path, frame: pd.DataFrame, drawn: Iterator[Drawn]) -> None:
     from PIL import Image
 
     person, side, view = zip(*(name.split(".") for name in frame.index), strict=True)
@@ -205,7 +206,7 @@ def _write_breasts(directory: Path, frame: pd.DataFrame, picture: Callable[[pd.D
     paths = [f"{patient}/{name}.png" for patient, name in zip(person, frame.index, strict=True)]
     marker = frame["circle_marker"].to_numpy()
     pd.DataFrame({"image_path": paths, "circle marker": marker}).to_csv(directory / "markers.csv", index=False)
-    for place, of_side, (_, pixels) in zip(paths, side, _drawn(frame, picture), strict=True):
+    for place, of_side, (_, pixels) in zip(paths, side, drawn, strict=True):
         path = directory / "images/png/1024x768" / place
         path.parent.mkdir(parents=True, exist_ok=True)
         turned = pixels[0, :, ::-1] if of_side == "R" else pixels[0]  # a right breast is at the right edge, as released
@@ -241,11 +242,14 @@ def _scaled(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return scaled[None] if scaled.ndim == 2 else np.moveaxis(scaled, 2, 0)
 
 
-def _drawn(frame: pd.DataFrame, picture: Callable[[pd.DataFrame], NDArray[np.uint8]]) -> Any:
-    """(name, pixels) of every row, drawn some at a time."""
-    for start in range(0, len(frame), _PART):
-        part = frame.iloc[start : start + _PART]
-        yield from zip(part.index, picture(part), strict=True)
+def _drawn(frame: pd.DataFrame, picture: Callable[[pd.DataFrame], NDArray[np.uint8]], jobs: int = 1) -> Iterator[Drawn]:
+    """Every row, drawn some at a time, by so many processes."""
+    from joblib import Parallel, delayed
+
+    parts = [frame.iloc[start : start + _PART] for start in range(0, len(frame), _PART)]
+    pictures = Parallel(n_jobs=jobs, return_as="generator")(delayed(picture)(part) for part in parts)
+    for part, found in zip(parts, pictures, strict=True):
+        yield from zip(part.index, found, strict=True)
 
 
 @dataclass(frozen=True)
@@ -264,7 +268,7 @@ class Phantom:
     _names: Callable[[int], pd.Index]
     _attributes: Callable[[int, pd.Index, Asked], pd.DataFrame]
     _pictures: Callable[[int, pd.DataFrame, int], NDArray[np.uint8]]
-    _write: Callable[[Path, pd.DataFrame, Callable[[pd.DataFrame], NDArray[np.uint8]]], None]
+    _write: Callable[[Path, pd.DataFrame, Iterator[Drawn]], None]
     _lossy: bool
 
     def attributes(self, ids: pd.Index | Sequence[Any], do: Asked | None = None) -> pd.DataFrame:
@@ -301,8 +305,14 @@ class Phantom:
         frame = self.attributes(ids, do)
         return frame, self.images(frame)
 
-    def write(self, directory: str | Path, rows: int, *, progress: bool = False) -> Path:
+    def write(self, directory: str | Path, rows: int, *, jobs: int = 1, progress: bool = False) -> Path:
         """Write so many rows in the layout in which the study's data are released.
+
+        Args:
+            directory: a new one.
+            rows: how many.
+            jobs: processes that draw.
+            progress: show how far it is.
 
         Raises:
             DataError: the directory is there already and not empty.
@@ -311,16 +321,15 @@ class Phantom:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"'{out}' is there already. Give a new directory: a phantom is not mixed with other data.")
         out.mkdir(parents=True, exist_ok=True)
-        frame, drawn = self.attributes(self._names(rows)), 0
+        frame = self.attributes(self._names(rows))
         with show_progress(f"drawing {self.graph.name}", rows, show=progress) as advance:
 
-            def picture(part: pd.DataFrame) -> NDArray[np.uint8]:
-                nonlocal drawn
-                drawn += len(part)
-                advance(drawn, "")
-                return self._picture(part)
+            def drawn() -> Iterator[Drawn]:
+                for done, row in enumerate(_drawn(frame, self._picture, jobs), 1):
+                    yield row
+                    advance(done, "")
 
-            self._write(out, frame, picture)
+            self._write(out, frame, drawn())
         return out
 
 
