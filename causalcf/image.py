@@ -39,7 +39,8 @@ __all__ = ["Diffusion"]
 
 _NEGLIGIBLE = 1e-12  # weight of a masked prediction below which it is not evaluated
 _SPACING = 2.3  # the power by which levels are spaced
-_PASS = 128  # rows that go through the network together: more are slower on a CPU, and take memory
+_PASS = 128  # rows that go through the network together, of 64x64 pixels at most: more are slower on a CPU
+_PIXELS = 64 * 64  # of larger images fewer, for the memory that they take
 # a pass is padded to a multiple of this: with fewer rows other kernels sum in another order, and an answer depends on its company
 _MULTIPLE = 16
 
@@ -50,12 +51,19 @@ def _flat(image: Tensor) -> Tensor:
     return (highest == -lowest) & (image.abs() >= 1)
 
 
-def _in_passes(rows: int, of: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
-    """What a network says of so many rows, in passes of such sizes that a row's is the same, bit for bit, in any company."""
-    multiple = _MULTIPLE if device.type == "cpu" else _PASS  # a GPU has kernels of its own for many a number of rows
+def _pass_of(images: Tensor) -> int:
+    """How many of such images go through the network together."""
+    fitting = _PASS * _PIXELS // (images.shape[-1] * images.shape[-2])
+    return max(_MULTIPLE, min(_PASS, fitting) // _MULTIPLE * _MULTIPLE)
+
+
+def _in_passes(images: Tensor, of: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+    """What a network says of images, by their places, in passes in which a row's is the same, bit for bit, in any company."""
+    rows, most = len(images), _pass_of(images)
+    multiple = _MULTIPLE if device.type == "cpu" else most  # a GPU has kernels of its own for many a number of rows
     padded = torch.arange(-(-rows // multiple) * multiple)
     padded[rows:] = 0
-    return torch.cat([of(some).cpu() for some in torch.split(padded, _PASS)])[:rows]
+    return torch.cat([of(some).cpu() for some in torch.split(padded, most)])[:rows]
 
 
 class Diffusion(Mechanism):
@@ -178,13 +186,13 @@ class Diffusion(Mechanism):
         """As `_encode`, a row's in any company."""
         if self.autoencoder is None:
             return value.float()
-        return _in_passes(len(value), lambda some: self._encode(value[some].to(self._device)), self._device)
+        return _in_passes(value, lambda some: self._encode(value[some].to(self._device)), self._device)
 
     def _to_image(self, state: Tensor) -> Tensor:
         """As `_decode`, a row's in any company."""
         if self.autoencoder is None:
             return self._decode(state)
-        return _in_passes(len(state), lambda some: self._decode(state[some].to(self._device)), self._device)
+        return _in_passes(state, lambda some: self._decode(state[some].to(self._device)), self._device)
 
     def round_trip(self, value: Tensor) -> Tensor | None:
         """The image through the autoencoder and back, with no diffusion at all; None where there is no autoencoder."""
@@ -306,7 +314,7 @@ class Diffusion(Mechanism):
             return cast(Tensor, network(image[some].to(device), time, given, shown[some].to(device)))
 
         with rounding(self.rounded), exact_products():
-            return _in_passes(len(image), of, device)
+            return _in_passes(image, of, device)
 
     @property
     def training_settings(self) -> dict[str, Any]:
@@ -344,7 +352,7 @@ class Diffusion(Mechanism):
 
         def error(mask: Tensor) -> Tensor:
             parts, device = [], self._device
-            for some in torch.split(torch.arange(len(value)), _PASS):
+            for some in torch.split(torch.arange(len(value)), _pass_of(value)):
                 given = {name: column[some].to(device) for name, column in parents.items()}
                 drawn = noise[some].to(device), time[some].to(device), mask.to(device).expand(len(some), -1)
                 parts.append(self._error(value[some].to(device), given, *drawn).cpu())
