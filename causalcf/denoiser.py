@@ -51,7 +51,7 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         channels: of the U-Net, finest level first.
         patch: side of the square of pixels that is folded into channels before the U-Net; 2 is four times as fast as 1.
         layers: residual blocks a level.
-        attention: self-attention at the coarsest level.
+        attention: self-attention at the coarsest level, or, a number, at every level of at most so many pixels a side.
         norm_num_groups: of channels, in group normalisation, if the channels can be so divided. With 1, what a channel holds is
             kept in proportion to the others, and so is the brightness of an image, of which more groups keep less.
     """
@@ -66,7 +66,7 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         channels: Sequence[int] = (32, 64, 128),
         patch: int = 2,
         layers: int = 1,
-        attention: bool = False,
+        attention: bool | int = False,
         norm_num_groups: int = 16,
     ) -> None:
         super().__init__()
@@ -83,19 +83,21 @@ class AttributeSplitUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             for parent, size in zip(parents, share, strict=True)
         )
         self.null_tokens = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in share)
-        attended = ("AttnDownBlock2D", "AttnUpBlock2D") if attention else ("DownBlock2D", "UpBlock2D")
+        side = max(shape[1:]) // patch
+        least = side // 2 ** (depth - 1) if attention is True else attention
+        attended = ["Attn" if side // 2**place <= least else "" for place in range(depth)]
         self.unet = UNet2DModel(
             sample_size=(shape[1] // patch, shape[2] // patch),
             in_channels=folded,
             out_channels=folded,
             layers_per_block=layers,
             block_out_channels=tuple(channels),
-            down_block_types=("DownBlock2D",) * (depth - 1) + (attended[0],),
-            up_block_types=(attended[1],) + ("UpBlock2D",) * (depth - 1),
+            down_block_types=tuple(f"{kind}DownBlock2D" for kind in attended),
+            up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(attended)),
             class_embed_type="identity" if parents else None,
             resnet_time_scale_shift="scale_shift",
             norm_num_groups=math.gcd(norm_num_groups, *channels),
-            add_attention=attention,
+            add_attention=bool(attention),
         )
         self.unet.to(memory_format=torch.channels_last)
         make_roundable(self.unet)

@@ -42,6 +42,10 @@ def _own_digest(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def _text(manifest: Manifest) -> str:
+    return json.dumps(manifest, indent=1)
+
+
 def stored_at(path: str | Path) -> Manifest | None:
     """The manifest of a directory that `write_directory` wrote, unverified; None of anything else."""
     try:
@@ -105,7 +109,7 @@ def write_directory(path: str | Path, write: Callable[[Path], None], record: Map
             "files": {name: _digest(file) for name, file in _files(draft).items()},
         }
         manifest["digest"] = _own_digest(manifest)
-        (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        (draft / "manifest.json").write_bytes(_text(manifest).encode())
         for file in [*_files(draft).values(), draft / "manifest.json", draft]:
             _sync(file)
         draft.chmod(0o755)
@@ -138,7 +142,8 @@ def verify(directory: str | Path) -> Manifest:
     if not directory.is_dir():
         raise StoreError(f"there is no directory '{directory}'.")
     try:
-        manifest: Manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        text = (directory / "manifest.json").read_bytes().decode()
+        manifest: Manifest = json.loads(text)
         expected: dict[str, Any] = manifest["files"]
         schema = manifest["schema"]
         if not isinstance(expected, dict):
@@ -151,7 +156,7 @@ def verify(directory: str | Path) -> Manifest:
         raise StoreError(
             f"'{directory}' has schema {schema}; this causalcf reads schema {SCHEMA}. Use the version that wrote it."
         )
-    if manifest.get("digest") != _own_digest(manifest):
+    if manifest.get("digest") != _own_digest(manifest) or text != _text(manifest):
         raise StoreError(f"'{directory}' is damaged: manifest.json has other contents than were saved. Copy or save it again.")
     found = _files(directory)
     for name in sorted(set(expected) | set(found)):

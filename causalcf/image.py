@@ -95,7 +95,7 @@ class Diffusion(Mechanism):
         channels: Sequence[int] = (32, 64, 128),
         patch: int = 2,
         layers: int = 1,
-        attention: bool = False,
+        attention: bool | int = False,
         norm_num_groups: int = 16,
         steps: int = 25,
         guidance: Guidance | None = None,

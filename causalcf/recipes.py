@@ -155,8 +155,8 @@ def _network(graph: CausalGraph, small: bool) -> dict[str, Any]:
     """Settings of the denoiser for the size of a graph's image: what the studies before used, or what two cores can train."""
     _, height, width = graph.node(graph.images[0]).shape or (1, 32, 32)
     if not small:  # base width 64 and multipliers 1, 2, 4, 8 at 64x64; 96 and 1, 1, 2, 2, 4, 4 at 192x192
-        channels = (64, 128, 256, 512) if max(height, width) <= 64 else (96, 96, 192, 192, 384, 384)
-        return {"channels": channels, "patch": 1, "layers": 2, "attention": True}
+        channels = (64, 128, 256, 512) if max(height, width) <= _SMALL else (96, 96, 192, 192, 384, 384)
+        return {"channels": channels, "patch": 1, "layers": 2, "attention": 16}
     common = math.gcd(height, width)
     patches = (size for size in range(1, common + 1) if common % size == 0)
     patch = min(patches, key=lambda size: abs(math.log(max(height, width) / size / 16)))  # so that the network sees about 16x16
@@ -192,7 +192,8 @@ def recipe_for(released: Released, *, small: bool = True) -> Recipe:
     if small:
         training |= {"steps": 2500, "decorrelate": 0.6}
     else:
-        training |= {"batch_size": 128, "learning_rate": 1e-4, "ema_decay": 0.9999, "optimiser": "adamw"}
+        large = max((graph.node(graph.images[0]).shape or (1, _SMALL, _SMALL))[1:]) > _SMALL
+        training |= {"batch_size": 32 if large else 128, "learning_rate": 1e-4, "ema_decay": 0.9999, "optimiser": "adamw"}
     return Recipe(
         draw,
         scm,

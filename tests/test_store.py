@@ -117,6 +117,21 @@ def test_a_flipped_byte_in_the_manifest_is_detected(saved):
     assert undetected == []
 
 
+def test_a_manifest_that_says_the_same_in_other_bytes_is_detected(tmp_path):
+    scm = model()
+    scm.manifest = {"made": {"rate": 1e-05, "who": "é"}}
+    path = scm.save(tmp_path / "model") / "manifest.json"
+    whole = path.read_bytes()
+    for said, other in ((b"1e-05", b"1E-05"), (b"u00e9", b"u00E9"), (b' "made"', b'\n"made"'), (b"\n}", b"\r}")):
+        assert whole.count(said) >= 1
+        path.write_bytes(whole.replace(said, other, 1))
+        assert json.loads(path.read_bytes()) == json.loads(whole)
+        with pytest.raises(StoreError, match=r"manifest\.json has other contents"):
+            verify(tmp_path / "model")
+    path.write_bytes(whole)
+    verify(tmp_path / "model")
+
+
 def test_a_file_that_was_cut_short_or_grew_is_detected(saved):
     path = saved / "mechanisms/dose/weights.safetensors"
     whole = path.read_bytes()

@@ -1,7 +1,7 @@
 """Phantoms: look-alikes of the studies' data sets, in their released layouts, drawn from structural causal models that are known.
 
     study        equations, u uniform on (0, 1) and each node's own
-    celebahq     Smiling = [u < .5], Male = [u < .45], Young = [u < .7]
+    celebahq     Smiling = [u < .5], Male = [u < .45], Young = [u < .7]; of celebahq_dependent also
                  No_Beard = [u >= .6 Male (.6 + .4 Young)], Bald = [u < .02 + .4 Male (1 - Young)]
     mimic_cxr    race = White, Asian, Black where u < .6, .75, 1; sex = Female where u < .48; age = 20 + 75 Beta(2.6, 1.8)^-1(u)
                  finding = effusion where u < 1 / (1 + exp((66 - age) / 9)); race, sex and age are of a patient
@@ -75,18 +75,19 @@ class _Equations:
 # ------------------------------------------------------------------ faces
 
 
-def _face_attributes(seed: int, index: pd.Index, do: Asked) -> pd.DataFrame:
+def _face_attributes(plain: bool, seed: int, index: pd.Index, do: Asked) -> pd.DataFrame:
     rows, u = _Equations(index, do), partial(_uniform, seed, index)
     rows.set("Smiling", (u("Smiling") < 0.5).astype(int))
     male = rows.set("Male", (u("Male") < 0.45).astype(int))
     young = rows.set("Young", (u("Young") < 0.7).astype(int))
+    if plain:  # three attributes are all there is: beard and baldness are neither causes nor effects
+        return rows.frame()
     rows.set("No_Beard", (u("No_Beard") >= 0.6 * male * (0.6 + 0.4 * young)).astype(int))
     rows.set("Bald", (u("Bald") < 0.02 + 0.4 * male * (1 - young)).astype(int))
     return rows.frame()
 
 
 def _face_pictures(plain: bool, seed: int, frame: pd.DataFrame, size: int) -> NDArray[np.uint8]:
-    # of three attributes that are all there is, beard and baldness are neither causes nor effects
     names = ("Smiling", "Male", "Young", *(() if plain else ("No_Beard", "Bald")))
     labels: dict[str, Any] = {name: frame[name].to_numpy() for name in names}
     return draw_faces(labels, RowGenerator(seed, row_keys(frame.index)), size)
@@ -334,8 +335,8 @@ class Phantom:
 
 
 _KINDS: dict[str, tuple[int, Any, Any, Any, Any, bool]] = {
-    "celebahq": (64, _face_names, _face_attributes, partial(_face_pictures, True), _write_faces, True),
-    "celebahq_dependent": (64, _face_names, _face_attributes, partial(_face_pictures, False), _write_faces, True),
+    "celebahq": (64, _face_names, partial(_face_attributes, True), partial(_face_pictures, True), _write_faces, True),
+    "celebahq_dependent": (64, _face_names, partial(_face_attributes, False), partial(_face_pictures, False), _write_faces, True),
     "mimic_cxr": (192, _chest_names, _chest_attributes, _chest_pictures, _write_chests, True),
     "embed": (192, _breast_names, _breast_attributes, _breast_pictures, _write_breasts, False),
 }
