@@ -1,8 +1,9 @@
 """A folder of images with a table is read as it is on disk, and every fault of it is told by name."""
 
 import json
+import sys
 from dataclasses import replace
-from threading import get_ident
+from threading import Event, get_ident
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from causalcf.datasets.folder import read_folder, split_folder
 from causalcf.datasets.released import spread
 from causalcf.encoding import EncodedFiles, encode_image, encode_rows
 from causalcf.graph import Node
-from causalcf.image_files import read_image
+from causalcf.image_files import ImageFiles, read_image
 from causalcf.judges import fit_judges
 from causalcf.recipes import recipe_for
 from causalcf.trainer import _ahead
@@ -131,6 +132,27 @@ def test_images_stay_on_disk_until_rows_of_them_are_asked_for(folder, digits, gr
         _ = batch.images["image"][2:4]
 
 
+def test_several_threads_at_once_read_what_one_reads_and_in_its_order(folder, digits):
+    names, read = [f"images/{row}.png" for row in range(6)], [Event() for _ in range(6)]
+
+    def in_pairs(path, node):
+        row = int(path.stem)
+        if row % 2 == 0:
+            assert read[row + 1].wait(5)  # for the thread that reads the next one meanwhile
+        pixels = read_image(path, node)
+        read[row].set()
+        return pixels
+
+    expected = digits.images["image"]
+    files = ImageFiles(folder, names, GREY, read=in_pairs, jobs=2)
+    assert np.array_equal(files[:], expected)
+    assert files.select([5, 0]).jobs == 2
+    for jobs in (1, 4):
+        files = ImageFiles(folder, names, GREY, jobs=jobs)
+        assert np.array_equal(files[:], expected)
+        assert np.array_equal(files[np.array([4, 0, 4])], expected[[4, 0, 4]])
+
+
 @pytest.mark.parametrize(("most", "read"), [(2**20, 6), (100, 11)])
 def test_training_reads_an_image_once_if_all_of_them_fit_into_memory(folder, digits, graph, monkeypatch, most, read):
     monkeypatch.setattr("causalcf.encoding._KEPT", most)
@@ -211,6 +233,13 @@ def test_dicom_is_read_as_its_window_shows_it(tmp_path):
     (tmp_path / "torn.dcm").write_bytes((tmp_path / "dark.dcm").read_bytes()[:900])
     with pytest.raises(ccf.DataError, match=r"cannot read the image '.*torn\.dcm'"):
         read_image(tmp_path / "torn.dcm", GREY)
+
+
+def test_without_pydicom_a_dicom_file_is_refused_with_the_way_to_get_it(tmp_path, monkeypatch):
+    (tmp_path / "a.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ccf.DataError, match=r"a\.dcm' is DICOM, which needs pydicom: pip install 'causalcf\[medical\]'"):
+        read_image(tmp_path / "a.dcm", GREY)
 
 
 def test_a_folder_is_audited_from_the_command_line(folder, capsys):

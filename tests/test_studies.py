@@ -2,17 +2,21 @@
 
 import gzip
 import json
+import re
 import shutil
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
+from test_folder import write_dicom
 
 import causalcf as ccf
 from causalcf.cli import main
+from causalcf.datasets.celeba import ATTRIBUTES, _labels
 from causalcf.datasets.phantoms.studies import PHANTOMS, phantom
 from causalcf.datasets.readers import READERS, check_data, read_study
-from causalcf.datasets.released import split_by
+from causalcf.datasets.released import SPLITS, split_by
 
 ASKED = {
     "celebahq": {"Smiling": 1},
@@ -29,6 +33,39 @@ def written(tmp_path_factory):
     return {study: phantom(study, seed=3).write(root / study, 40) for study in PHANTOMS}
 
 
+@pytest.fixture
+def celeba(written, tmp_path):
+    """The labels of drawn faces in CelebA's own layout, and photographs of a red square in a green frame."""
+    from PIL import Image
+
+    (tmp_path / "img_align_celeba").mkdir()
+    lines = (written["celebahq"] / "CelebAMask-HQ" / "CelebAMask-HQ-attribute-anno.txt").read_text().splitlines()
+    files = [f"{row + 1:06d}.jpg" for row in range(40)]
+    labels = [f"{file} {line.split(maxsplit=1)[1]}" for file, line in zip(files, lines[2:], strict=True)]
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join([*lines[:2], *labels]) + "\n")
+    shutil.copy(written["celebahq"] / "list_eval_partition.txt", tmp_path)
+    photograph = Image.new("RGB", (178, 218), (0, 255, 0))
+    photograph.paste((200, 0, 0), (14, 34, 164, 184))
+    for file in files:
+        photograph.save(tmp_path / "img_align_celeba" / file)
+    return tmp_path
+
+
+def tables_of(written, study, root):
+    """A copy of a phantom without its images."""
+    return shutil.copytree(written[study], root / study, ignore=shutil.ignore_patterns("*.jpg", "*.png", "p10"))
+
+
+def write_part(root, part, digits, table):
+    """A part of Morpho-MNIST as DeepSCM released it, its table in another order than the digits."""
+    for name, array in (("images-idx3", digits), ("labels-idx1", table["digit"].to_numpy(np.uint8))):
+        head = b"\0\0\x08" + bytes([array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+        with gzip.open(root / f"{part}-{name}-ubyte.gz", "wb") as file:
+            file.write(head + np.ascontiguousarray(array).tobytes())
+    morpho = table[["thickness", "intensity"]].reset_index(drop=True).rename_axis("index").reset_index()
+    morpho.iloc[::-1].to_csv(root / f"{part}-morpho.csv", index=False)
+
+
 @pytest.mark.parametrize("study", PHANTOMS)
 def test_a_reader_finds_in_a_phantom_what_was_drawn(written, study):
     found = read_study(study, written[study])
@@ -41,6 +78,11 @@ def test_a_reader_finds_in_a_phantom_what_was_drawn(written, study):
     some = found.batch.rows([0, 7, 39])
     assert np.array_equal(some.images["image"][:], drawn.images(expected.iloc[[0, 7, 39]]))
     assert sum(len(found.split(name)) for name in ("train", "judge", "valid", "test")) == 40
+
+
+@pytest.mark.parametrize("study", PHANTOMS)
+def test_a_reader_decodes_with_as_many_threads_as_it_is_told(written, study):
+    assert read_study(study, written[study], jobs=3).batch.images["image"].jobs == 3
 
 
 @pytest.mark.parametrize("study", PHANTOMS)
@@ -153,6 +195,119 @@ def test_filters_count_what_they_drop(written, tmp_path):
     assert [dropped[reason] for reason in ("no 2D image", "neither CC nor MLO", "spot magnification")] == [3, 1, 1]
 
 
+def test_filters_of_chests_count_strangers_other_findings_and_odd_ages(written, tmp_path):
+    root = tables_of(written, "mimic_cxr", tmp_path)
+    people = pd.read_csv(root / "patients.csv")  # two radiographs each
+    people.loc[8, "anchor_age"], people.loc[9, "anchor_year"] = 130, 2150 + people.loc[9, "anchor_age"]
+    people.drop(index=0).to_csv(root / "patients.csv", index=False)
+    labels = pd.read_csv(root / "mimic-cxr-2.0.0-chexpert.csv.gz")
+    labels.loc[[4, 7, 10], ["Pleural Effusion", "No Finding"]] = [[np.nan, np.nan], [-1, np.nan], [0, 0]]
+    labels.to_csv(root / "mimic-cxr-2.0.0-chexpert.csv.gz", index=False)
+    found = read_study("mimic_cxr", root)
+    assert found.dropped == {
+        "no patient in MIMIC-IV": 2,
+        "no race, several, or another than White, Asian and Black": 0,
+        "no frontal view (AP, PA)": 0,
+        "neither pleural effusion nor no finding": 3,
+        "age outside 0 to 120 years": 4,
+    }
+    gone = {0, 1, 4, 7, 10, 16, 17, 18, 19}
+    assert found.batch.frame["study_id"].tolist() == [50_000_000 + row for row in range(40) if row not in gone]
+
+
+def test_filters_of_breasts_count_men_other_densities_and_images_without_labels(written, tmp_path):
+    root = tables_of(written, "embed", tmp_path)
+    exams = pd.read_csv(root / "EMBED_OpenData_clinical.csv", dtype={"tissueden": float})  # four images each
+    exams.loc[0, "GENDER_DESC"], exams.loc[[1, 2], "tissueden"] = "Male", [5, np.nan]
+    exams.to_csv(root / "EMBED_OpenData_clinical.csv", index=False)
+    pd.read_csv(root / "markers.csv").drop(index=[3, 13, 14]).to_csv(root / "markers.csv", index=False)
+    found = read_study("embed", root)
+    assert found.dropped == {
+        "no 2D image": 0,
+        "not of a woman": 4,
+        "density not 1 to 4": 8,
+        "neither CC nor MLO": 0,
+        "spot magnification": 0,
+        "no label of markers": 2,  # besides one of a man
+    }
+    assert len(found.batch) == 26
+
+
+@pytest.mark.parametrize(
+    ("study", "seed", "counts"),
+    [
+        ("mimic_cxr", 42, {"train": 600, "valid": 100, "test": 300}),
+        ("embed", 33, {"train": 675, "valid": 75, "test": 250}),
+    ],
+)
+def test_people_of_a_study_are_dealt_out_as_its_design_says(written, tmp_path, study, seed, counts):
+    root, who = tables_of(written, study, tmp_path), pd.Series(range(10_000_000, 10_001_000))
+    new = dict.fromkeys(("subject_id", "study_id", "empi_anon", "acc_anon"), who)
+    new |= dict.fromkeys(("dicom_id", "anon_dicom_path", "image_path"), who.astype(str) + ".png")
+    for path in root.glob("*.csv*"):
+        table = pd.read_csv(path).iloc[[0] * len(who)].reset_index(drop=True)
+        table.assign(**{name: values for name, values in new.items() if name in table}).to_csv(path, index=False)
+    frame = read_study(study, root).batch.frame
+    assert frame["split"].value_counts().to_dict() == counts
+    shares = {split: count / len(who) for split, count in counts.items()}
+    assert frame["split"].tolist() == split_by(who, shares, seed).tolist()
+
+
+def test_age_is_counted_from_the_anchor_year_to_the_year_of_the_radiograph(written, tmp_path):
+    root = tables_of(written, "mimic_cxr", tmp_path)
+    shots, people = pd.read_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz"), pd.read_csv(root / "patients.csv")
+    shots.loc[:3, "StudyDate"] = [21490101, 21501231, 21530704, 21640101]
+    people.loc[:1, "anchor_age"], people.loc[:1, "anchor_year"] = [50, 61], [2150, 2155]
+    shots.to_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
+    people.to_csv(root / "patients.csv", index=False)
+    assert read_study("mimic_cxr", root).batch.frame["age"].tolist()[:4] == [49, 50, 59, 70]
+
+
+def test_race_is_the_first_word_of_what_was_recorded_if_that_is_one(written, tmp_path):
+    root = tables_of(written, "mimic_cxr", tmp_path)
+    recorded = [
+        (["BLACK/AFRICAN AMERICAN"], "Black"),
+        (["WHITE - RUSSIAN"], "White"),
+        (["ASIAN - SOUTH EAST ASIAN", "asian"], "Asian"),
+        (["WHITE", "WHITE - BRAZILIAN", "WHITE"], "White"),
+        (["WHITE", None], "White"),
+        (["BLACK/CAPE VERDEAN", "WHITE"], None),
+        (["WHITE", "UNKNOWN"], None),
+        (["HISPANIC OR LATINO"], None),
+        (["SOUTH ASIAN"], None),
+        (["BLACKFOOT"], None),
+        ([None], None),
+        *[(["ASIAN"], "Asian")] * 9,
+    ]
+    rows = [(10_000_000 + person, words) for person, (several, _) in enumerate(recorded) for words in several]
+    pd.DataFrame(rows, columns=["subject_id", "race"]).to_csv(root / "admissions.csv", index=False)
+    found = read_study("mimic_cxr", root)
+    races = found.batch.frame.groupby("subject_id")["race"].first()
+    assert races.to_dict() == {10_000_000 + person: race for person, (_, race) in enumerate(recorded) if race}
+    assert found.dropped["no race, several, or another than White, Asian and Black"] == 12
+
+
+@pytest.mark.parametrize(("folder", "race"), [("hosp", "race"), ("core", "ethnicity"), (".", "ethnicity")])
+def test_tables_of_mimic_iv_may_be_as_any_of_its_releases_has_them(written, tmp_path, folder, race):
+    root = tables_of(written, "mimic_cxr", tmp_path)
+    (root / folder).mkdir(exist_ok=True)
+    for name in ("admissions", "patients"):
+        table = pd.read_csv(root / f"{name}.csv").rename(columns={"race": race})
+        (root / f"{name}.csv").unlink()
+        table.to_csv(root / folder / f"{name}.csv.gz", index=False)
+    assert read_study("mimic_cxr", root).batch.frame.equals(read_study("mimic_cxr", written["mimic_cxr"]).batch.frame)
+
+
+def test_codes_of_prepared_tables_are_those_of_the_field(tmp_path):
+    codes = pd.DataFrame({"age": 50.0, "sex_label": [0, 1, 0], "race_label": [0, 1, 2], "disease": [0, 1, 0]})
+    for split in SPLITS:
+        codes.assign(path_preproc=[f"{split}{row}.jpg" for row in range(3)]).to_csv(tmp_path / f"{split}.csv", index=False)
+    frame = read_study("mimic_cxr", tmp_path).batch.frame
+    assert frame["race"].tolist() == ["White", "Asian", "Black"] * 3
+    assert frame["sex"].tolist() == ["Male", "Female", "Male"] * 3
+    assert frame["finding"].tolist() == ["No Finding", "Pleural Effusion", "No Finding"] * 3
+
+
 def test_prepared_tables_of_chests_are_read_too(written, tmp_path):
     found = read_study("mimic_cxr", written["mimic_cxr"]).batch
     for split in ("train", "valid", "test"):
@@ -173,22 +328,9 @@ def test_prepared_tables_of_chests_are_read_too(written, tmp_path):
     assert again.rows([0]).images["image"][:].shape == (1, 1, 192, 192)
 
 
-def test_celeba_is_read_in_its_own_layout(written, tmp_path):
-    from PIL import Image
-
-    (tmp_path / "img_align_celeba").mkdir()
-    source = written["celebahq"] / "CelebAMask-HQ"
-    lines = (source / "CelebAMask-HQ-attribute-anno.txt").read_text().splitlines()
-    files = [f"{row + 1:06d}.jpg" for row in range(40)]
-    labels = [f"{file} {line.split(maxsplit=1)[1]}" for file, line in zip(files, lines[2:], strict=True)]
-    (tmp_path / "list_attr_celeba.txt").write_text("\n".join([*lines[:2], *labels]) + "\n")
-    shutil.copy(written["celebahq"] / "list_eval_partition.txt", tmp_path)
-    for file in files:
-        photograph = Image.new("RGB", (178, 218), (0, 255, 0))
-        photograph.paste((200, 0, 0), (14, 34, 164, 184))
-        photograph.save(tmp_path / "img_align_celeba" / file)
-    found = read_study("celeba", tmp_path)
-    assert read_study("celebahq", tmp_path).batch.frame.equals(found.batch.frame)  # it tells one from the other
+def test_celeba_is_read_in_its_own_layout(written, celeba):
+    found = read_study("celeba", celeba)
+    assert read_study("celebahq", celeba).batch.frame.equals(found.batch.frame)  # it tells one from the other
     assert found.batch.frame["Smiling"].tolist() == read_study("celebahq", written["celebahq"]).batch.frame["Smiling"].tolist()
     pixels = found.batch.rows([0]).images["image"][0]
     assert pixels.shape == (3, 64, 64)
@@ -196,18 +338,72 @@ def test_celeba_is_read_in_its_own_layout(written, tmp_path):
     assert (pixels[1, 4:-4, 4:-4] < 10).all()
 
 
+def test_celeba_is_read_in_the_folders_that_it_is_downloaded_in(celeba):
+    flat = read_study("celeba", celeba).batch
+    for folder, name in (("Anno", "list_attr_celeba.txt"), ("Eval", "list_eval_partition.txt"), ("Img", "img_align_celeba")):
+        (celeba / folder).mkdir()
+        (celeba / name).rename(celeba / folder / name)
+    for study in ("celeba", "celebahq"):
+        found = read_study(study, celeba).batch
+        assert found.frame.equals(flat.frame)
+        assert found.images["image"][39].shape == (3, 64, 64)
+
+
+def test_the_split_of_a_face_is_that_of_the_photograph_it_was_made_from(written, tmp_path):
+    root, chance = tables_of(written, "celebahq", tmp_path), np.random.default_rng(0)
+    originals, sides = chance.permutation(40), chance.integers(0, 3, 40)
+    mapping = [f"{row} {original} {original + 1:06d}.jpg\n" for row, original in enumerate(originals)]
+    partition = [f"{original + 1:06d}.jpg {side}\n" for original, side in enumerate(sides)]
+
+    def read(mapping, partition):
+        (root / "CelebAMask-HQ" / "CelebA-HQ-to-CelebA-mapping.txt").write_text("".join(["idx orig_idx orig_file\n", *mapping]))
+        (root / "list_eval_partition.txt").write_text("".join(partition))
+        return read_study("celebahq", root)
+
+    found = read(mapping, partition)
+    assert found.batch.frame["split"].tolist() == [SPLITS[sides[original]] for original in originals]
+    assert found.dropped == {"no entry in the mapping to CelebA or in its partition": 0}
+    fewer = read(mapping[:3] + mapping[4:], [line for line in partition if not line.startswith(f"{originals[7] + 1:06d}")])
+    assert fewer.dropped == {"no entry in the mapping to CelebA or in its partition": 2}
+    assert fewer.batch.frame.equals(found.batch.frame.drop(index=[3, 7]))
+    assert fewer.batch.images["image"].names.tolist() == [f"{row}.jpg" for row in range(40) if row not in (3, 7)]
+
+
+def test_a_photograph_that_celeba_has_on_no_side_is_counted(celeba):
+    path = celeba / "list_eval_partition.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[2:]))
+    found = read_study("celeba", celeba)
+    assert found.dropped == {"no entry in the partition": 2}
+    assert found.batch.frame.index.tolist() == [f"{row + 1:06d}.jpg" for row in range(2, 40)]
+
+
+def test_a_label_of_a_face_takes_a_byte(written, tmp_path):
+    root = tables_of(written, "celebahq", tmp_path)
+    frame = read_study("celebahq", root).batch.frame
+    assert (frame[list(ATTRIBUTES)].dtypes == np.int8).all()
+    path = root / "CelebAMask-HQ" / "CelebAMask-HQ-attribute-anno.txt"
+    path.write_bytes(b"\r\n" + path.read_bytes().replace(b"\n", b" \r\n\r\n").replace(b" 1", b"   1"))  # however it is laid out
+    assert read_study("celebahq", root).batch.frame.equals(frame)
+
+
+def test_labels_of_faces_are_not_held_as_words_while_they_are_read(tmp_path):
+    lines = ["2000", " ".join(ATTRIBUTES), *(f"{row}.jpg{' -1 1' * 20}" for row in range(2000))]
+    (tmp_path / "labels.txt").write_text("\n".join(lines))
+    tracemalloc.start()
+    try:
+        assert _labels(tmp_path / "labels.txt").to_numpy().tolist() == [[0, 1] * 20] * 2000
+        tracemalloc.reset_peak()
+        _labels(tmp_path / "labels.txt")
+        assert tracemalloc.get_traced_memory()[1] < 1e6  # bytes; as words of 50 bytes it would be four times as much
+    finally:
+        tracemalloc.stop()
+
+
 def test_morpho_mnist_is_read_as_deepscm_released_it(tmp_path):
     drawn = ccf.recipe("morphomnist").batch("test", 12, 0, 1)
     for part, rows in (("train", slice(0, 10)), ("t10k", slice(10, 12))):
         some = drawn.rows(rows)
-        digits = some.images["image"][:, 0, 2:-2, 2:-2]
-        labels = some.frame["digit"].astype(int).to_numpy(np.uint8)
-        for name, array in (("images-idx3", digits), ("labels-idx1", labels)):
-            head = b"\0\0\x08" + bytes([array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-            with gzip.open(tmp_path / f"{part}-{name}-ubyte.gz", "wb") as file:
-                file.write(head + np.ascontiguousarray(array).tobytes())
-        table = some.frame[["thickness", "intensity"]].reset_index(drop=True).rename_axis("index").reset_index()
-        table.iloc[::-1].to_csv(tmp_path / f"{part}-morpho.csv", index=False)
+        write_part(tmp_path, part, some.images["image"][:, 0, 2:-2, 2:-2], some.frame.astype({"digit": int}))
     found = read_study("morphomnist", tmp_path)
     assert found.batch.frame["split"].value_counts().to_dict() == {"train": 9, "test": 2, "valid": 1}
     assert found.batch.frame.loc["train-3", "digit"] == drawn.frame["digit"].iloc[3]
@@ -238,6 +434,48 @@ def test_a_missing_file_is_named_with_the_way_to_get_it(written, tmp_path, study
         check_data(study, root)
 
 
+NEEDED = {
+    ("mimic_cxr", "mimic-cxr-2.0.0-metadata.csv.gz"): ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate"),
+    ("mimic_cxr", "mimic-cxr-2.0.0-chexpert.csv.gz"): ("subject_id", "study_id", "Pleural Effusion", "No Finding"),
+    ("mimic_cxr", "admissions.csv"): ("subject_id", "race"),
+    ("mimic_cxr", "patients.csv"): ("subject_id", "gender", "anchor_age", "anchor_year"),
+    ("embed", "EMBED_OpenData_metadata.csv"): (
+        "anon_dicom_path", "empi_anon", "acc_anon", "FinalImageType", "ImageLateralityFinal", "ViewPosition", "spot_mag",
+    ),
+    ("embed", "EMBED_OpenData_clinical.csv"): ("empi_anon", "acc_anon", "tissueden", "GENDER_DESC", "age_at_study"),
+    ("embed", "markers.csv"): ("image_path", "circle marker"),
+    ("morphomnist", "train-morpho.csv"): ("index", "thickness", "intensity"),
+    ("morphomnist", "t10k-morpho.csv"): ("index", "thickness", "intensity"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("study", "file", "column"), [(*table, column) for table, columns in NEEDED.items() for column in columns]
+)
+def test_a_missing_column_is_named_with_its_table(written, tmp_path, study, file, column):
+    if study == "morphomnist":
+        for part in ("train", "t10k"):
+            table = pd.DataFrame({"thickness": [2.0, 3.0], "intensity": [90.0, 150.0], "digit": [1, 7]})
+            write_part(tmp_path, part, np.zeros((2, 28, 28), dtype=np.uint8), table)
+    root = tmp_path if study == "morphomnist" else tables_of(written, study, tmp_path)
+    pd.read_csv(root / file).drop(columns=column).to_csv(root / file, index=False)
+    with pytest.raises(ccf.DataError, match=rf"{re.escape(str(root / file))}' has no column {re.escape(column)}[. ]"):
+        read_study(study, root)
+
+
+def test_the_column_that_admissions_lack_is_named_under_either_name_of_race(written, tmp_path):
+    path = tables_of(written, "mimic_cxr", tmp_path) / "admissions.csv"
+    people = pd.read_csv(path)
+    for table, told in (
+        (people[["race"]], r"has no column subject_id\. It has: race\."),
+        (people[["race"]].rename(columns={"race": "ethnicity"}), r"has no column subject_id\. It has: ethnicity\."),
+        (people[["subject_id"]], r"has no column race \(or 'ethnicity', as older releases call it\)\. It is part of MIMIC-IV"),
+    ):
+        table.to_csv(path, index=False)
+        with pytest.raises(ccf.DataError, match=rf"admissions\.csv' {told}"):
+            read_study("mimic_cxr", path.parent)
+
+
 def test_a_file_of_another_form_is_named(written, tmp_path):
     root = tmp_path / "faces"
     shutil.copytree(written["celebahq"], root)
@@ -247,10 +485,18 @@ def test_a_file_of_another_form_is_named(written, tmp_path):
         (lines[:1], "has 1 lines; it begins with the number of files"),
         (lines[:-1], "announces 40 files and has 39 lines"),
         ([*lines[:-1], lines[-1].replace("-1", "0", 1)], "has a line that is no file with 40 labels"),
+        ([*lines[:-1], f"{lines[-1]} 1"], "has a line that is no file with 40 labels of -1 or 1: '39.jpg .*'"),
+        ([*lines[:4], "2.jpg 1 -1", "3.jpg", *lines[6:]], r"is no file with 40 labels of -1 or 1: '2\.jpg 1 -1 \.\.\.'"),
+        (["forty", *lines[1:]], "announces forty files and has 40 lines"),
         ([lines[0], lines[1].replace("Smiling", "Grinning"), *lines[2:]], "has no label Smiling"),
     ):
         path.write_text("\n".join(broken) + "\n")
         with pytest.raises(ccf.DataError, match=told):
+            read_study("celebahq", root)
+    path.write_text("\n".join(lines) + "\n")
+    for side in ("3", "01", "12"):
+        (root / "list_eval_partition.txt").write_text(f"000001.jpg 0\n000002.jpg {side}\n")
+        with pytest.raises(ccf.DataError, match=f"has a line that is no file with 0, 1 or 2: '000002.jpg {side}'"):
             read_study("celebahq", root)
     with pytest.raises(ccf.DataError, match=r"there is no reader for 'celebhq'\. Readers are: celebahq"):
         read_study("celebhq", root)
@@ -351,11 +597,25 @@ def test_a_mammogram_that_is_no_png_is_read_where_the_release_has_its_dicom_file
     found = read_study("embed", root).batch
     with pytest.raises(ccf.DataError, match=r"there is no image '.*\.png', and its DICOM file is not below 'images' either"):
         _ = found.images["image"][0]
+    with pytest.raises(ccf.DataError, match=r"make PNGs .* to 16 bits, 0 to 65535, as images/png/1024x768/EMPI_ANON/UID\.png"):
+        _ = found.images["image"][0]
     original = root / "images" / path[path.index("cohort_1/") :]
     original.parent.mkdir(parents=True)
     shutil.copy(next((root / "images/png").rglob("*.png")), original)
     files = read_study("embed", root).batch.images["image"]
     assert root / files.names[0] == original
+
+
+def test_a_mammogram_is_decoded_from_its_dicom_file(written, tmp_path):
+    root = tables_of(written, "embed", tmp_path)
+    path = pd.read_csv(root / "EMBED_OpenData_metadata.csv")["anon_dicom_path"][0]
+    original = root / "images" / path[path.index("cohort_1/") :]
+    original.parent.mkdir(parents=True)
+    write_dicom(original, np.repeat(np.array([[0, 4095]], dtype=np.uint16), 16, axis=1).repeat(32, axis=0))
+    pixels = read_study("embed", root).batch.images["image"][0]
+    assert pixels.shape == (1, 192, 192)
+    assert (pixels[0, :, :76] > 250).all()  # away from the edge, which scaling blurs
+    assert (pixels[0, :, 116:] < 5).all()  # the bright half, on the right in the file, is turned to the left
 
 
 def test_who_was_held_out_of_a_study_is_not_told_once_others_are_left_by_its_filters(written, tmp_path):

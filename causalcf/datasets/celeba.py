@@ -8,18 +8,22 @@
                 list_attr_celeba.txt                                as above
                 list_eval_partition.txt                             as above
 
-The split is CelebA's, in which no person is on two sides. T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive Growing of GANs
-for Improved Quality, Stability, and Variation", ICLR 2018, https://arxiv.org/abs/1710.10196; Z. Liu, P. Luo, X. Wang, X. Tang,
-"Deep Learning Face Attributes in the Wild", ICCV 2015, https://arxiv.org/abs/1411.7766; the layout of the labels: C.-H. Lee,
-Z. Liu, L. Wu, P. Luo, "MaskGAN", CVPR 2020, https://arxiv.org/abs/1907.11922.
+CelebA's files may lie in `Img/`, `Anno/` and `Eval/`, as downloaded. The split is its own, in which no person is on two sides.
+
+T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive Growing of GANs for Improved Quality, Stability, and Variation", ICLR
+2018, https://arxiv.org/abs/1710.10196; Z. Liu, P. Luo, X. Wang, X. Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015,
+https://arxiv.org/abs/1411.7766; the layout of the labels: C.-H. Lee, Z. Liu, L. Wu, P. Luo, "MaskGAN", CVPR 2020,
+https://arxiv.org/abs/1907.11922.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from causalcf.batch import Batch
@@ -43,6 +47,9 @@ ATTRIBUTES = (
 _HQ = "CelebAMask-HQ"
 _GET_HQ = "It is part of CelebAMask-HQ: https://github.com/switchablenorms/CelebAMask-HQ."
 _GET = "It is part of CelebA: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html."
+_PHOTOGRAPHS = ["img_align_celeba", "Img/img_align_celeba"]
+_PARTITION = ["list_eval_partition.txt", "Eval/list_eval_partition.txt"]
+_LABELS = {"-1": 0, "1": 1}
 _CROP = 150  # pixels of the middle of an aligned photograph
 
 
@@ -51,25 +58,32 @@ def _lines(path: Path) -> list[list[str]]:
 
 
 def _labels(path: Path) -> pd.DataFrame:
-    """The table of labels, 0 or 1, indexed by file."""
-    lines = _lines(path)
-    if len(lines) < 2:
-        raise DataError(
-            f"'{path}' has {len(lines)} lines; it begins with the number of files and the labels' names. Get it again."
-        )
-    (count, *_), names, *rows = lines
-    if not count.isdecimal() or len(rows) != int(count):
-        raise DataError(f"'{path}' announces {count} files and has {len(rows)} lines of them. Get it again.")
-    odd = [row for row in rows if len(row) != len(names) + 1 or not set(row[1:]) <= {"-1", "1"}]
+    """The table of labels, 0 or 1 in a byte each, indexed by file."""
+    files, values, odd = list[str](), bytearray(), ""
+    with path.open(encoding="utf-8") as text:
+        lines = (line.split() for line in text if line.strip())
+        head = list(islice(lines, 2))
+        if len(head) < 2:
+            raise DataError(
+                f"'{path}' has {len(head)} lines; it begins with the number of files and the labels' names. Get it again."
+            )
+        (count, *_), names = head
+        for file, *labels in lines:  # one at a time: as words, a million of them would take gigabytes
+            files.append(file)
+            if len(labels) == len(names) and _LABELS.keys() >= set(labels):
+                values += bytes(map(_LABELS.__getitem__, labels))
+            else:
+                odd = odd or " ".join([file, *labels[:3]])
+    if not count.isdecimal() or len(files) != int(count):
+        raise DataError(f"'{path}' announces {count} files and has {len(files)} lines of them. Get it again.")
     if odd:
-        raise DataError(f"'{path}' has a line that is no file with {len(names)} labels of -1 or 1: '{' '.join(odd[0][:4])} ...'.")
-    table = pd.DataFrame([row[1:] for row in rows], index=[row[0] for row in rows], columns=names)
-    return (table == "1").astype(int)
+        raise DataError(f"'{path}' has a line that is no file with {len(names)} labels of -1 or 1: '{odd} ...'.")
+    return pd.DataFrame(np.frombuffer(values, dtype=np.int8).reshape(len(files), len(names)), index=files, columns=names)
 
 
 def _partition(path: Path) -> pd.Series:
     rows = _lines(path)
-    odd = [row for row in rows if len(row) != 2 or row[1] not in "012"]
+    odd = [row for row in rows if len(row) != 2 or row[1] not in ("0", "1", "2")]
     if odd:
         raise DataError(f"'{path}' has a line that is no file with 0, 1 or 2: '{' '.join(odd[0])}'.")
     return pd.Series([SPLITS[int(row[1])] for row in rows], index=[row[0] for row in rows])
@@ -93,7 +107,7 @@ def read_celeba(directory: str | Path, graph: CausalGraph | str = "celebahq", *,
     """CelebA as it is released: the middle 150x150 pixels of an aligned photograph, scaled to the size that the graph has.
 
     Args:
-        directory: with img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt.
+        directory: with img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt, or with Img, Anno and Eval.
         graph: as for `read_celebahq`.
         jobs: threads that decode.
 
@@ -104,9 +118,10 @@ def read_celeba(directory: str | Path, graph: CausalGraph | str = "celebahq", *,
         DataError: a file is missing or has another form.
     """
     root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
-    path, images = find(root, ["list_attr_celeba.txt"], _GET), find(root, ["img_align_celeba"], _GET)
+    path = find(root, ["list_attr_celeba.txt", "Anno/list_attr_celeba.txt"], _GET)
+    images = find(root, _PHOTOGRAPHS, _GET)
     labels = _labels(path).rename_axis("file_name")
-    labels["split"] = labels.index.map(_partition(find(root, ["list_eval_partition.txt"], _GET)))
+    labels["split"] = labels.index.map(_partition(find(root, _PARTITION, _GET)))
     rows = Filtered(labels)
     rows.keep("no entry in the partition", rows.frame["split"].notna())
     read = partial(read_image, resize=True, edit=_middle)
@@ -129,13 +144,13 @@ def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", 
         DataError: a file is missing or has another form.
     """
     root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
-    if (root / "img_align_celeba").is_dir() and not (root / _HQ).is_dir():
+    if any((root / name).is_dir() for name in _PHOTOGRAPHS) and not (root / _HQ).is_dir():
         return read_celeba(root, graph, jobs=jobs)
     home = find(root, [_HQ], _GET_HQ)
     path = find(home, ["CelebAMask-HQ-attribute-anno.txt"], _GET_HQ)
     mapping = find(home, ["CelebA-HQ-to-CelebA-mapping.txt"], _GET_HQ)
     images = find(home, ["CelebA-HQ-img"], _GET_HQ)
-    partition = _partition(find(root, ["list_eval_partition.txt", f"{_HQ}/list_eval_partition.txt"], _GET))
+    partition = _partition(find(root, [*_PARTITION, f"{_HQ}/list_eval_partition.txt"], _GET))
     labels = _labels(path)
     names = pd.Series({f"{row[0]}.jpg": row[-1] for row in _lines(mapping)[1:]})
     labels["split"] = names.reindex(labels.index).map(partition)

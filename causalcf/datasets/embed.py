@@ -42,6 +42,10 @@ _GET_MARKERS = (
     "https://github.com/biomedia-mira/mammo-artifacts."
 )
 _PNG = "images/png/1024x768"
+_MAKE = (
+    "Put the DICOM files there by their paths from cohort_N on; or make PNGs of them: of UID.dcm the grey levels as its window "
+    f"shows them, scaled to 1024 pixels high and 768 wide and to 16 bits, 0 to 65535, as {_PNG}/EMPI_ANON/UID.png."
+)
 _DENSITIES = {1: "A", 2: "B", 3: "C", 4: "D"}
 _SHARES = {"train": 0.675, "valid": 0.075, "test": 0.25}  # of the patients
 _SEED = 33
@@ -58,10 +62,13 @@ def _to_left(mammogram: Any) -> Any:
 
 def _markers(root: Path) -> pd.Series:
     """Whether a circular marker is on an image, by the stem of its file."""
+    absent = list[str]()
     files = [path for path in root.iterdir() if path.is_file() and not path.name.startswith("EMBED_OpenData_")]
     for path in sorted(filter(is_table, files), key=lambda path: ("marker" not in path.name.lower(), path.name)):
         table = read_table(path)
-        if not {"image_path", "circle marker"} <= set(table.columns):
+        missing = [name for name in ("image_path", "circle marker") if name not in table.columns]
+        if missing:
+            absent.append(f"'{path}' has no column {', '.join(missing)}")
             continue
         circle = table["circle marker"]
         wrong = circle[~circle.isin([0, 1])]
@@ -69,7 +76,8 @@ def _markers(root: Path) -> pd.Series:
             raise DataError(f"'{path}' has circle marker '{wrong.iloc[0]}': it is 0 or 1.")
         stems = table["image_path"].map(lambda path: Path(str(path)).stem)
         return circle.astype(int).set_axis(stems).groupby(level=0).first()
-    raise DataError(f"there is no table of markers in '{root}'. {_GET_MARKERS}")
+    seen = f": {'; '.join(absent[:3])}" if absent else ""
+    raise DataError(f"there is no table of markers in '{root}'{seen}. {_GET_MARKERS}")
 
 
 def _file(root: Path, patient: str, dicom: str) -> str:
@@ -81,7 +89,7 @@ def _file(root: Path, patient: str, dicom: str) -> str:
 
 def _read(path: Path, node: Node) -> NDArray[np.uint8]:
     if not path.is_file():
-        raise DataError(f"there is no image '{path}', and its DICOM file is not below 'images' either. {_GET}")
+        raise DataError(f"there is no image '{path}', and its DICOM file is not below 'images' either. {_MAKE} {_GET}")
     return read_image(path, node, resize=True, edit=_to_left)
 
 

@@ -50,15 +50,14 @@ def _table(root: Path, stem: str, how: str, folders: tuple[str, ...] = ("",)) ->
 def _race(root: Path) -> pd.Series:
     """The race of every patient for whom one only is recorded, by subject."""
     path = _table(root, "admissions", _GET_IV, ("", "hosp/", "core/"))
-    try:
-        admissions = open_table(path, {"subject_id": "subject_id", "race": "race"}, _GET_IV)
-    except DataError:
-        admissions = open_table(path, {"subject_id": "subject_id", "ethnicity": "race"}, _GET_IV)
-    admissions = admissions.dropna()
+    table = open_table(path, ["subject_id"], _GET_IV, optional=["race", "ethnicity"])
+    if len(table.columns) < 2:
+        raise DataError(f"'{path}' has no column race (or 'ethnicity', as older releases call it). {_GET_IV}")
+    admissions = table.iloc[:, :2].set_axis(["subject_id", "race"], axis=1).dropna()
     words = admissions["race"].str.upper().str.split(r"[ /]", regex=True).str[0]
-    recorded = admissions.assign(race=words.map(_RACES).fillna(admissions["race"])).drop_duplicates()
+    recorded = admissions.assign(race=words.map(_RACES)).drop_duplicates()
     only = recorded.drop_duplicates("subject_id", keep=False).set_index("subject_id")["race"]
-    return only[only.isin(list(_RACES.values()))]
+    return only.dropna()
 
 
 def _released(root: Path, graph: CausalGraph, jobs: int) -> Released:
