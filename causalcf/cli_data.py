@@ -18,9 +18,15 @@ data = typer.Typer(help="Look at a study's data on disk, or draw a look-alike of
 _MANY = 1000  # pictures from which on it pays to start processes that draw
 
 Study = Annotated[
-    str, typer.Argument(help="celebahq, celebahq_dependent, celebahq_mouth, celeba, mimic_cxr, embed or morphomnist.")
+    str,
+    typer.Argument(
+        help="celebahq, celebahq_dependent, celebahq_mouth, celeba, mimic_cxr, embed or morphomnist; for a folder of your own, "
+        "a graph, by name or as a file."
+    ),
 ]
-Directory = Annotated[Path, typer.Argument(help="Where the data are, as released.")]
+Directory = Annotated[
+    Path, typer.Argument(help="Where the data are, as released; or a folder with metadata.csv (file_name and the attributes).")
+]
 
 
 @data.command()
@@ -28,12 +34,14 @@ def check(
     study: Study,
     directory: Directory,
     every: Annotated[bool, typer.Option("--every", help="Decode every image, not some of every split.")] = False,
+    person: Annotated[str | None, typer.Option(help="Of a folder, the column that says who a row is of.")] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Of a folder, crop and scale images to the graph's size.")] = False,
     as_json: Json = False,
 ) -> None:
     """Say which file or column is missing and how to get it, what the filters drop, and what is in every split."""
     from causalcf.datasets.readers import check_data
 
-    found = check_data(study, directory, every=every)
+    found = check_data(study, directory, every=every, person=person, resize=resize)
     if as_json:
         typer.echo(json.dumps(found))
         return

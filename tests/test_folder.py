@@ -1,6 +1,7 @@
 """A folder of images with a table is read as it is on disk, and every fault of it is told by name."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from threading import Event, get_ident
@@ -287,6 +288,21 @@ def ward(tmp_path_factory):
     table = batch.frame.reset_index(drop=True).assign(file_name=names, person=[f"p{row % 10}" for row in range(30)])
     table.to_csv(root / "metadata.csv", index=False)
     return root
+
+
+def test_a_folder_is_looked_at_from_the_command_line_as_a_study_is(ward, tmp_path, capsys):
+    assert main(["data", "check", "morphomnist", str(ward), "--person", "person", "--every"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^train 21, test 6, valid 3$", told, re.MULTILINE)
+    assert re.search(r"^thickness: mean [\d.]+, least [\d.]+, most [\d.]+$", told, re.MULTILINE)
+    assert re.search(r"^digit: 0 \d+, 1 \d+", told, re.MULTILINE)
+    assert "decoded 30 of 30 images; what was looked at can be read" in told
+    table = pd.read_csv(ward / "metadata.csv")
+    (tmp_path / "metadata.csv").write_text(table.drop(columns="thickness").to_csv(index=False))
+    assert main(["data", "check", "morphomnist", str(tmp_path)]) == 2
+    assert "thickness" in capsys.readouterr().err
+    assert main(["data", "check", "no_such_graph", str(ward)]) == 2
+    assert "no_such_graph" in capsys.readouterr().err
 
 
 def test_rows_of_a_folder_are_dealt_out_by_person_unless_its_table_says_how(ward, graph, tmp_path):

@@ -118,15 +118,26 @@ def held_out(
     return released.split(part)
 
 
-def check_data(study: str, directory: str | Path, *, every: bool = False) -> dict[str, Any]:
-    """What is in a directory of a study's data: rows by split, what filters dropped, how attributes are distributed.
+def check_data(
+    study: str, directory: str | Path, *, every: bool = False, person: str | None = None, resize: bool = False
+) -> dict[str, Any]:
+    """What is in a directory of data: rows by split, what filters dropped, how attributes are distributed.
 
-    The first images of every split, and as many from all over it, are decoded; or, if asked, `every` one.
+    The first images of every split, and as many from all over it, are decoded.
+
+    Args:
+        study: its name; or a graph, by name or as a file, where the directory is a folder of images with its table.
+        directory: where the data are.
+        every: decode every image.
+        person, resize: of a folder, see `causalcf.datasets.folder.split_folder`.
 
     Raises:
         DataError: a file or column is missing, or an image is damaged.
     """
-    found = read_study(study, directory)
+    if study in READERS and not list(Path(directory).glob("metadata.*")):
+        found = read_study(study, directory)
+    else:
+        found = split_folder(directory, load_graph(study), person=person, resize=resize)
     graph, frame = found.batch.graph, found.batch.frame
     seen = 0
     for split in frame["split"].unique():
