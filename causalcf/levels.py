@@ -49,8 +49,8 @@ class Levels:
                 step is ill-posed because denoising forgets.
 
         Raises:
-            AbductionError: the scheduler clips its prediction, which cannot be undone, or the grids of the two directions
-                would differ.
+            AbductionError: the scheduler clips its prediction, which cannot be undone, the grids of the two directions would
+                differ, or no signal is left at the last level.
         """
         config = scheduler.config
         if config.clip_sample or config.thresholding:
@@ -84,6 +84,11 @@ class Levels:
                 timesteps += (max(round((total - 1) * (level / steps) ** spacing), timesteps[-1] + 1),)
         cumulative = scheduler.alphas_cumprod.double()
         signal = [1.0, *(float(cumulative[t]) for t in timesteps)]
+        if signal[-1] == 0:
+            raise AbductionError(
+                f"the scheduler leaves nothing of the image at timestep {timesteps[-1]} (rescale_betas_zero_snr or a beta of 1), "
+                "so that abduction cannot reach it. Build it with rescale_betas_zero_snr=False, for training too."
+            )
         return cls(timesteps, tuple(a**0.5 for a in signal), tuple((1 - a) ** 0.5 for a in signal))
 
     def __len__(self) -> int:

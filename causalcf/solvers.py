@@ -18,8 +18,8 @@
     EDICT           two coupled states                        undone exactly                              2 N | 2 N
     EditFriendly    ancestral sampling, noise maps stored     a draw of the maps that give the image      N | N - 1
 
-Exact here means: while the same eps runs both ways. OBELM and EDICT carry a second state, which was found under the factual
-parents; an intervention does not move it, so that their counterfactuals drift.
+Exact here means: while the same eps runs both ways, and but for rounding, which EDICT magnifies. OBELM and EDICT carry a second
+state, which was found under the factual parents; an intervention does not move it, so that their counterfactuals drift.
 
 A flat pixel, black or white amid its likes, does not tell its noise: the flow takes every noise there to black, and to solve for
 it leaves next to none, with which no stroke can be drawn. Its noise at level 1 is a draw instead, from the forward process,
@@ -365,7 +365,11 @@ class Heun(_OneStep):
 
 @dataclass(frozen=True)
 class DDIM(Solver):
-    """DDIM both ways, as diffusers' DDIMInverseScheduler and the published baselines: what is undone is only guessed."""
+    """DDIM both ways, as diffusers' DDIMInverseScheduler and the published baselines: what is undone is only guessed.
+
+    Of a network that predicts v or the clean image, abduction reads the noise with alpha and sigma of the level that the network
+    is told, where DDIMInverseScheduler takes those of the image, a level below: parity is with networks that predict noise.
+    """
 
     euler: ClassVar[bool] = True
 
@@ -486,6 +490,11 @@ class OBELM(_TwoStates, _Inverting):
 @dataclass(frozen=True)
 class EDICT(_TwoStates):
     """EDICT: two states, each denoised with the noise seen in the other, then mixed.
+
+    Undone exactly in exact arithmetic alone: a step preserves volume, so that it stretches what the states differ by as it
+    shrinks the states, and mixing multiplies the difference by mixing^2 only. Errors of the predictions, as of a float32 network
+    from noise that was stored, come back in the image 1,400 | 34,000 times as large with 15 levels and 24 | 310 times with 50,
+    those of `OBELM` 1.5 times at most (Gaussian pixels of spread .5 | .01, levels spaced by the power 2.3).
 
     B. Wallace, A. Gokul, N. Naik, "EDICT: Exact Diffusion Inversion via Coupled Transformations", CVPR 2023,
     https://arxiv.org/abs/2211.12446.

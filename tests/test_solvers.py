@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from causalcf.errors import AbductionError, DataError
 from causalcf.levels import Levels, noise_from_output
@@ -56,6 +56,10 @@ class Gaussian:
     def flow(self, noise, alpha, sigma):
         """The exact image of a noise at the level (alpha, sigma)."""
         return self.mean + self.spread * (noise - alpha * self.mean) / math.sqrt(alpha**2 * self.spread**2 + sigma**2)
+
+    def explanation(self, image, alpha, sigma):
+        """The exact noise of an image at the level (alpha, sigma): the flow, undone."""
+        return alpha * self.mean + math.sqrt(alpha**2 * self.spread**2 + sigma**2) * (image - self.mean) / self.spread
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -116,18 +120,44 @@ def test_inversion_of_a_gaussian_is_the_probability_flow_map():
     assert 1.5 < errors[100] / errors[200] < 2.5
 
 
+@pytest.mark.parametrize("kind", [FixedPoint, Anderson, Heun])
 @pytest.mark.parametrize("steps", [10, 20, 50])
-def test_sampling_undoes_inversion_to_the_tolerance(steps):
+def test_sampling_undoes_inversion_to_the_tolerance(steps, kind):
     levels, predict, image = Levels.from_scheduler(scheduler(), steps), Gaussian(), images(32)
     tolerance = 1e-4
-    noise, trace = invert(image, levels, predict, tolerance=tolerance, iterations=50)
+    solver = kind(tolerance=tolerance, iterations=50)
+    noise, trace = abduct(solver, image, levels, predict)
     assert trace.residual.shape == (32, steps)
     assert float(trace.residual.max()) <= tolerance
     # every level adds at most its residual, which the flow to the image multiplies by c / sqrt(alpha^2 c^2 + sigma^2) <= 1
-    error = rms(FixedPoint().sample(noise, levels, predict) - image)
+    error = rms(solver.sample(noise, levels, predict) - image)
     assert error < steps * tolerance
     guessed = one_shot_inversion(image, levels, predict)
     assert error < 0.1 * rms(FixedPoint().sample(guessed, levels, predict) - image)
+
+
+def test_the_fixed_point_starts_near_its_solution(monkeypatch):
+    levels, image, solve, before = grid(20, 2.0), images(8), FixedPoint._solve, []
+
+    def from_zero(self, scaled, guess, *rest):
+        return solve(self, scaled, torch.zeros_like(guess), *rest)
+
+    def from_one_level(self, scaled, guess, level, *rest):
+        found = solve(self, scaled, before[-1] if level > 1 else guess, level, *rest)
+        before.append(found[0])
+        return found
+
+    for tolerance in (FixedPoint().tolerance, 1e-5):
+        taken = []
+        for start in (solve, from_one_level, from_zero):
+            monkeypatch.setattr(FixedPoint, "_solve", start)
+            _, trace = invert(image, levels, Gaussian(), tolerance=tolerance, iterations=50)
+            assert float(trace.residual.max()) <= tolerance
+            taken.append(trace.evaluations)
+        warm, one, zero = taken
+        assert (warm < zero).all()
+        assert warm.sum() < 0.6 * zero.sum()
+        assert warm.sum() < one.sum()  # the line through two levels leads nearer than the last of them
 
 
 def test_the_default_settings_are_far_better_than_one_shot_inversion():
@@ -279,6 +309,13 @@ def test_a_scheduler_that_abduction_cannot_undo_is_refused(settings, words):
         Levels.from_scheduler(scheduler(**settings), 20)
 
 
+@pytest.mark.parametrize("spacing", ["trailing", 2.3])
+@pytest.mark.parametrize("settings", [{"rescale_betas_zero_snr": True}, {"trained_betas": [0.01] * 999 + [1.0]}])
+def test_a_scheduler_that_leaves_nothing_of_the_image_is_refused(settings, spacing):
+    with pytest.raises(AbductionError, match=r"at timestep 999 .*rescale_betas_zero_snr=False"):
+        Levels.from_scheduler(scheduler(**settings), 20, spacing=spacing)
+
+
 @pytest.mark.parametrize(
     ("steps", "near"), [(30, "20, 25, 40"), (3, "1, 2, 4, 5"), (999, "500, 1000"), (1001, "500, 1000"), (0, "1, 2"), (-5, "1, 2")]
 )
@@ -339,9 +376,20 @@ def shape_of(solver, steps):
     return solver.noise_shape(SHAPE, steps)
 
 
-def sampling_error(solver, steps):
+TIGHT = {"tolerance": 1e-7, "iterations": 100}
+
+
+def abduction_error(solver, steps):
+    """Distance of a solver's noise at the last level from the exact one, for the same image."""
+    levels, predict, image = grid(steps, 2.0), Gaussian(), images(32, dtype=torch.float64)
+    noise, _ = abduct(solver, image, levels, predict)
+    last = noise if shape_of(solver, steps) == SHAPE else noise[:, 0]
+    return rms(last - predict.explanation(image, levels.alphas[-1], levels.sigmas[-1]))
+
+
+def sampling_error(solver, steps, spacing="trailing"):
     """Distance of a solver's image from the flow's exact one, for the same noise at the last level."""
-    levels, predict = grid(steps), Gaussian()
+    levels, predict = grid(steps, spacing), Gaussian()
     noise = normal(64, *shape_of(solver, steps)) * solver.noise_scale()
     last = noise if shape_of(solver, steps) == SHAPE else noise[:, 0]
     return rms(solver.sample(noise, levels, predict) - predict.flow(last, levels.alphas[-1], levels.sigmas[-1]))
@@ -384,14 +432,42 @@ def test_what_a_solver_evaluates_is_what_the_module_says(solver, up, down):
 
 
 @pytest.mark.parametrize(
-    ("solver", "order"),
-    [(FixedPoint(), 1), (Anderson(), 1), (DDIM(), 1), (Heun(), 1.3), (OBELM(), 2)],
+    ("solver", "order", "spacing"),
+    [
+        (FixedPoint(), 1, "trailing"),
+        (Anderson(), 1, "trailing"),
+        (DDIM(), 1, "trailing"),
+        (Heun(), 1.3, "trailing"),
+        (DPMSolverPP(), 2, 2.0),
+        (OBELM(), 2, "trailing"),
+        (EDICT(), 1, "trailing"),
+    ],
     ids=lambda value: type(value).__name__,
 )
-def test_sampling_converges_with_the_order_of_the_method(solver, order):
-    # Heun's last step is Euler's, which costs it part of its order on this grid
-    coarse, fine = sampling_error(solver, 50), sampling_error(solver, 200)
+def test_sampling_converges_with_the_order_of_the_method(solver, order, spacing):
+    # Heun's last step is Euler's, which costs it part of its order on this grid; DPM-Solver++'s errors happen to cancel on it
+    coarse, fine = sampling_error(solver, 50, spacing), sampling_error(solver, 200, spacing)
     assert math.log(coarse / fine) / math.log(4) > order - 0.15
+
+
+ABDUCTING = [
+    (FixedPoint(**TIGHT), 1), (Anderson(**TIGHT), 1), (DDIM(), 1), (EDICT(), 1),
+    (Heun(**TIGHT), 2), (DPMSolverPP(), 2), (OBELM(), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("solver", "order"), ABDUCTING, ids=lambda value: type(value).__name__)
+def test_abduction_converges_to_the_exact_noise_with_the_order_of_the_method(solver, order):
+    coarse, fine = abduction_error(solver, 16), abduction_error(solver, 64)
+    assert math.log(coarse / fine) / math.log(4) > order - 0.25  # a dropped term costs a whole order
+    assert fine < 0.05  # of noise whose standard deviation is 1
+
+
+def test_abduction_of_second_order_is_closer_to_the_exact_noise_than_of_first_order():
+    # not O-BELM's: what a leapfrog adds of its own swings from level to level, and dies out only with many of them
+    euler = abduction_error(FixedPoint(**TIGHT), 50)
+    for solver in (Heun(**TIGHT), DPMSolverPP()):
+        assert abduction_error(solver, 50) < euler / 4
 
 
 def test_second_order_is_closer_to_the_flow_than_first_order():
@@ -410,6 +486,34 @@ def test_two_states_are_undone_to_rounding(solver, spacing):
     assert not trace.residual.any()
 
 
+class Erring(Gaussian):
+    """The exact noise prediction and an error, another one at every call."""
+
+    def __init__(self, size, **settings):
+        super().__init__(**settings)
+        self.size, self.generator = size, torch.Generator().manual_seed(0)
+
+    def __call__(self, x, timestep, rows):
+        error = torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
+        return super().__call__(x, timestep, rows) + self.size * error
+
+
+def magnified(solver, steps, spread, size=1e-7):
+    """How many times as large errors of the predictions are in the image that comes back."""
+    levels, image = grid(steps, 2.3), MEAN + spread * normal(32, *SHAPE)
+    noise, _ = abduct(solver, image, levels, Gaussian(spread=spread))
+    return rms(solver.sample(noise, levels, Erring(size, spread=spread)) - image) / size
+
+
+@pytest.mark.parametrize(("spread", "few", "many"), [(0.5, 1400, 24), (0.01, 34_000, 310)])
+def test_few_levels_magnify_rounding_in_edict_and_not_in_obelm(spread, few, many):
+    # as EDICT says; its errors are of 512 pixels, and a quarter either way is left for another draw of them
+    assert 0.75 * few < magnified(EDICT(), 15, spread) < 1.25 * few
+    assert 0.75 * many < magnified(EDICT(), 50, spread) < 1.25 * many
+    assert magnified(EDICT(mixing=1.0), 50, spread) > 100 * many
+    assert max(magnified(OBELM(), steps, spread) for steps in (15, 50)) < 2
+
+
 @pytest.mark.parametrize("solver", EXACT, ids=lambda solver: type(solver).__name__)
 def test_two_states_differ_little_where_the_steps_are_small(solver):
     noise, _ = abduct(solver, images(16, dtype=torch.float64), grid(50), Gaussian())
@@ -424,6 +528,30 @@ def test_only_what_solves_its_equations_beats_guessing_them():
         errors[type(solver).__name__] = rms(solver.sample(noise, levels, predict) - image)
         assert bool(trace.residual.isnan().all()) == (solver == DDIM())
     assert max(errors["FixedPoint"], errors["Anderson"], errors["Heun"]) < 0.1 * errors["DDIM"]
+
+
+def test_what_dpm_solver_does_upwards_comes_back_to_second_order():
+    image, errors = images(32, dtype=torch.float64), {}
+    for steps in (16, 64):
+        levels, predict = grid(steps, 2.0), Gaussian()
+        for solver in (DDIM(), DPMSolverPP()):
+            noise, _ = abduct(solver, image, levels, predict)
+            errors[type(solver), steps] = rms(solver.sample(noise, levels, predict) - image)
+    assert errors[DPMSolverPP, 16] < 0.1 * errors[DDIM, 16]
+    assert math.log(errors[DPMSolverPP, 16] / errors[DPMSolverPP, 64]) / math.log(4) > 2 - 0.15
+
+
+@pytest.mark.parametrize("steps", [10, 25, 50])
+def test_ddim_inverts_predicted_noise_as_the_inverse_scheduler_of_diffusers(steps):
+    theirs = DDIMInverseScheduler(num_train_timesteps=1000, clip_sample=False, timestep_spacing="trailing")
+    levels, predict, image = grid(steps), Gaussian(), images(8, dtype=torch.float64)
+    theirs.set_timesteps(steps)
+    assert theirs.timesteps.tolist() == list(levels.timesteps)
+    noise = image
+    for timestep in theirs.timesteps.tolist():
+        noise = theirs.step(predict(noise, timestep, torch.arange(8)), timestep, noise).prev_sample
+    ours, _ = abduct(DDIM(), image, levels, predict)
+    assert float((ours - noise).abs().max()) < 10 * torch.finfo(torch.float32).eps  # their alphas and sigmas are in float32
 
 
 def test_ddim_is_the_inversion_of_the_published_baselines():
