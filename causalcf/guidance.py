@@ -94,6 +94,12 @@ class Guidance(ABC):
         """Whether `changed` should be the parents whose value moved in the row, instead of those that the graph reaches."""
         return False
 
+    @property
+    def by_row(self) -> bool:
+        """Whether a weight of it, or of the rule beneath it, is one a row."""
+        settings = self._settings().values()
+        return any(value.by_row if isinstance(value, Guidance) else _has_rows(value) for value in settings)
+
     def rows(self, rows: Rows, total: int) -> Self:
         """This rule for some of the rows of a batch; itself unless it has a weight a row.
 
@@ -106,12 +112,15 @@ class Guidance(ABC):
     def to_dict(self) -> dict[str, Any]:
         """The rule as JSON; `guidance_from_dict` reads it back."""
         saved: dict[str, Any] = {"rule": type(self).__name__}
-        for entry in fields(cast(Any, self)):  # every rule is a dataclass, though its base class is none
-            value = getattr(self, entry.name)
-            if any(isinstance(one, np.ndarray) for one in (value.values() if isinstance(value, Mapping) else [value])):
-                raise DataError(f"{entry.name} has a weight a row: it belongs to an answer and cannot be stored with a model.")
-            saved[entry.name] = value.to_dict() if isinstance(value, Guidance) else value
+        for name, value in self._settings().items():
+            if _has_rows(value):
+                raise DataError(f"{name} has a weight a row: it belongs to an answer and cannot be stored with a model.")
+            saved[name] = value.to_dict() if isinstance(value, Guidance) else value
         return saved
+
+    def _settings(self) -> dict[str, Any]:
+        # every rule is a dataclass, though its base class is none
+        return {entry.name: getattr(self, entry.name) for entry in fields(cast(Any, self))}
 
     def __str__(self) -> str:
         """The rule in few words, or as JSON where there are none; `parse_guidance` reads both back."""
@@ -138,6 +147,11 @@ def _checked(name: str, weight: Any) -> Any:
     if given.ndim > 1 or not np.isfinite(given).all():
         raise DataError(f"the guidance weight of '{name}' is {weight}: it takes finite numbers, one or one a row; 1 is neutral.")
     return float(given) if given.ndim == 0 else given
+
+
+def _has_rows(setting: Any) -> bool:
+    """Whether a weight, or one of several by name, is one a row."""
+    return any(isinstance(one, np.ndarray) for one in (setting.values() if isinstance(setting, Mapping) else [setting]))
 
 
 def _some(name: str, weight: Any, rows: Rows, total: int) -> Any:

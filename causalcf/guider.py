@@ -22,6 +22,24 @@ from causalcf.guidance import Adjusted, Guidance, Shown, guidance_from_dict
 __all__ = ["CausalGuider"]
 
 
+def _check(rule: Guidance) -> None:
+    """Raise a DataError unless the rule is one weighted sum of predictions for all rows, all that a guider can combine."""
+    otherwise = "use it as the guidance of a Diffusion mechanism"
+    if isinstance(rule, Adjusted):
+        raise DataError(f"{type(rule).__name__} is no weighted sum of predictions and needs the noisy image too: {otherwise}.")
+    if rule.by_moved:
+        raise DataError(
+            "the rule has groups='moved', which guides a row by the parents that moved in it, and a guider is told one `changed` "
+            "for all rows. Take groups='graph' and rows in which the same parents moved, these as `changed`; "
+            f"or keep the rule and {otherwise}."
+        )
+    if rule.by_row:
+        raise DataError(
+            "the rule has a weight a row, and a guider combines the predictions of all rows alike. Make a guider for each "
+            f"weight, with one number; or keep the rule and {otherwise}."
+        )
+
+
 class CausalGuider(BaseGuidance):  # type: ignore[misc]
     """Decoupled guidance, or any other rule that is a weighted sum of masked predictions, as a diffusers guider.
 
@@ -33,7 +51,8 @@ class CausalGuider(BaseGuidance):  # type: ignore[misc]
             outside there is one plain pass.
 
     Raises:
-        DataError: the rule is not a weighted sum of predictions (APG, CFG++, rescale).
+        DataError: the rule is not a weighted sum of predictions (APG, CFG++, rescale), or not the same one for all rows
+            (`groups="moved"`, a weight a row).
 
     Example:
         >>> from causalcf.guidance import Decoupled
@@ -57,15 +76,12 @@ class CausalGuider(BaseGuidance):  # type: ignore[misc]
         super().__init__(start, stop, enabled)
         self.parents, self.changed = tuple(parents), frozenset(changed)
         self.rule: Guidance = guidance_from_dict(rule)
-        if isinstance(self.rule, Adjusted):
-            raise DataError(
-                f"{type(self.rule).__name__} is no weighted sum of predictions and needs the noisy image too: "
-                "use it as the guidance of a Diffusion mechanism."
-            )
+        _check(self.rule)
 
     @classmethod
     def from_rule(cls, rule: Guidance, *, parents: Sequence[str], changed: Sequence[str], **settings: Any) -> CausalGuider:
         """A guider of a rule."""
+        _check(rule)  # before it is made JSON, which has no weight a row
         guider: CausalGuider = cls(parents=list(parents), changed=sorted(changed), rule=rule.to_dict(), **settings)
         return guider
 

@@ -1,6 +1,8 @@
 """Guidance rules: coefficients worked out by hand, and what must hold whatever the parents and weights."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,7 +26,8 @@ from causalcf.guidance import (
 from causalcf.tradeoff import at_weight
 
 NAMES = "abcde"
-# sums of at most 12 terms of size up to 4, in float64: rounding is below 12 * 4 * 2.2e-16, far below this
+ROWS = 3
+# sums of at most 12 terms of size up to 10, in float64: rounding is below 12 * 12 * 10 * 2.2e-16, far below this
 ROUNDING = 1e-12
 
 weights = st.floats(-4, 4).map(lambda w: round(w, 3))
@@ -39,14 +42,34 @@ def questions(draw, least=0):
 
 
 @st.composite
-def rules(draw, parents):
-    return draw(
-        st.one_of(
-            st.just(Plain()),
-            st.builds(ClassifierFree, weights),
-            st.builds(Decoupled, weights, weights, forms, st.dictionaries(st.sampled_from(parents), weights)),
-        )
-    )
+def decoupled(draw, parents, weight=weights, form=forms, explicit=False):
+    """Decoupled guidance by every kind of group; `explicit`: by some that are given."""
+    order = draw(st.permutations(parents))
+    first, end = sorted((draw(st.integers(int(explicit), len(order))), draw(st.integers(int(explicit), len(order)))))
+    groups = {name: members for name, members in {"one": order[:first], "two": order[first:end]}.items() if members}
+    named = st.dictionaries(st.sampled_from([*groups, *order[end:]]), weight)
+    kind = groups if groups else draw(st.sampled_from(["graph", "moved"]))
+    return Decoupled(draw(weight), draw(st.one_of(weight, named)), draw(form), draw(named), kind)
+
+
+@st.composite
+def schedules(draw, inner):
+    factors = st.floats(0, 2).map(lambda factor: round(factor, 3))
+    points = draw(st.dictionaries(st.integers(0, 999), factors, min_size=1, max_size=3))
+    interval = draw(st.none() | st.tuples(st.integers(0, 999), st.integers(0, 999)).map(sorted).map(tuple))
+    return Scheduled(inner, interval, sorted(points.items()))
+
+
+@st.composite
+def rules(draw, parents, weight=weights, form=forms, rows=False):
+    """Any rule that is a weighted sum of predictions; with `rows` some of the weights are one a row."""
+    if rows:
+        weight = st.one_of(weight, st.lists(weight, min_size=ROWS, max_size=ROWS))
+    rule = draw(st.one_of(st.just(Plain()), st.builds(ClassifierFree, weight), decoupled(parents, weight, form)))
+    return rule if isinstance(rule, Plain) or draw(st.booleans()) else draw(schedules(rule))
+
+
+timesteps = st.integers(0, 999)
 
 
 def shown(names):
@@ -55,7 +78,8 @@ def shown(names):
 
 def near(terms, expected):
     """Whether two sums of masked predictions are the same but for rounding."""
-    return all(abs(terms.get(mask, 0.0) - expected.get(mask, 0.0)) < ROUNDING for mask in terms.keys() | expected.keys())
+    apart = (np.subtract(terms.get(mask, 0.0), expected.get(mask, 0.0)) for mask in terms.keys() | expected.keys())
+    return all(np.abs(difference).max() < ROUNDING for difference in apart)
 
 
 def value(terms, eps):
@@ -66,9 +90,9 @@ def value(terms, eps):
 @given(st.data())
 def test_coefficients_sum_to_one_and_none_is_zero(data):
     parents, changed = data.draw(questions())
-    terms = data.draw(rules(parents)).terms(parents, changed, 500)
-    assert abs(sum(terms.values()) - 1) < ROUNDING
-    assert all(terms.values())
+    terms = data.draw(rules(parents, rows=True)).terms(parents, changed, data.draw(timesteps))
+    assert np.abs(sum(terms.values()) - 1).max() < ROUNDING
+    assert all(np.any(coefficient) for coefficient in terms.values())
     assert all(mask <= set(parents) for mask in terms)
 
 
@@ -76,15 +100,30 @@ def test_coefficients_sum_to_one_and_none_is_zero(data):
 @given(st.data())
 def test_without_an_intervention_every_rule_is_one_plain_pass(data):
     parents, _ = data.draw(questions())
-    assert data.draw(rules(parents)).terms(parents, frozenset(), 0) == {shown(parents): 1.0}
+    rule = data.draw(rules(parents, rows=True))
+    assert rule.terms(parents, frozenset(), data.draw(timesteps)) == {shown(parents): 1.0}
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(st.data())
 def test_the_order_of_the_parents_is_irrelevant(data):
     parents, changed = data.draw(questions())
-    rule = data.draw(rules(parents))
-    assert near(rule.terms(data.draw(st.permutations(parents)), changed, 0), rule.terms(parents, changed, 0))
+    rule, t = data.draw(rules(parents, rows=True)), data.draw(timesteps)
+    assert near(rule.terms(data.draw(st.permutations(parents)), changed, t), rule.terms(parents, changed, t))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.data())
+def test_the_order_of_groups_and_within_them_is_irrelevant(data):
+    parents, changed = data.draw(questions(least=1))
+    rule = data.draw(decoupled(parents, explicit=True))
+
+    def shuffled(mapping):
+        return {name: mapping[name] for name in data.draw(st.permutations(list(mapping)))}
+
+    groups = {name: data.draw(st.permutations(members)) for name, members in shuffled(rule.groups).items()}
+    other = replace(rule, groups=groups, weights=shuffled(rule.weights))
+    assert near(other.terms(parents, changed, 0), rule.terms(parents, changed, 0))
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -99,6 +138,16 @@ def test_anchored_and_nested_are_neutral_at_weight_one(question, form, named):
 @given(questions(least=1))
 def test_classifier_free_is_neutral_at_weight_one(question):
     assert ClassifierFree(1.0).terms(*question, 0) == {shown(question[0]): 1.0}
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.data())
+def test_weights_of_one_are_neutral_by_any_groups_and_names_in_every_row_and_on_any_schedule(data):
+    parents, changed = data.draw(questions(least=1))
+    rule = data.draw(rules(parents, st.just(1.0), st.sampled_from(["anchored", "nested"]), rows=True))
+    terms = rule.terms(parents, changed, data.draw(timesteps))
+    assert terms.keys() == {shown(parents)}
+    assert np.all(terms[shown(parents)] == 1.0)
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -272,6 +321,28 @@ def test_a_weight_a_row_is_the_rule_of_each_row():
         Decoupled([1.0, float("nan")])
 
 
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.data())
+def test_some_rows_of_a_rule_are_what_it_is_there_on_any_schedule(data):
+    parents, changed = data.draw(questions(least=1))
+    rule, t = data.draw(rules(parents, rows=True)), data.draw(timesteps)
+    rows = np.array(data.draw(st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, unique=True)))
+    together = {mask: np.broadcast_to(c, ROWS)[rows] for mask, c in rule.terms(parents, changed, t).items()}
+    assert near(rule.rows(rows, ROWS).terms(parents, changed, t), together)
+
+
+def test_a_schedule_holds_for_the_weight_of_each_row():
+    points = [(0, 0.0), (100, 1.0)]
+    rule = Scheduled(Decoupled([1.0, 2.0, 3.0], {"c": [0.5, 1.0, 2.0]}, "nested"), interval=(20, 600), points=points)
+    assert rule.by_row
+    assert not NESTED.by_row
+    for t in (10, 25, 300, 601):
+        together = rule.terms("abc", shown("a"), t)
+        for row, (weight, still) in enumerate([(1.0, 0.5), (2.0, 1.0), (3.0, 2.0)]):
+            alone = Scheduled(Decoupled(weight, {"c": still}, "nested"), interval=(20, 600), points=points)
+            assert near({mask: np.broadcast_to(c, 3)[row] for mask, c in together.items()}, alone.terms("abc", shown("a"), t))
+
+
 def test_outside_its_interval_a_rule_is_one_plain_pass():
     for inner in (NESTED, Decoupled(3.0, form="paper"), ClassifierFree(2.0)):
         rule = Scheduled(inner, interval=(200, 600))
@@ -289,10 +360,10 @@ def test_a_schedule_scales_what_the_weight_has_above_one():
         Scheduled(NESTED, points=[(100, 0.0), (100, 1.0)])
 
 
-def noisy(below=0.4):
-    generator = torch.Generator().manual_seed(0)
+def noisy(below=0.4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
     image = torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
-    masks = EVERYTHING, REST, shown("a"), shown("")
+    masks = EVERYTHING, REST, shown("a"), shown(""), shown("b"), shown("c"), shown("ab"), shown("ac")
     predicted = {mask: torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64) for mask in masks}
     return Noisy(image, 0.8, 0.6, below), predicted
 
@@ -354,6 +425,83 @@ def test_cfg_plus_plus_noises_with_the_neutral_prediction():
     eps = combined(PlusPlus(NESTED), predicted, place)
     scaled = place.image / place.alpha
     assert torch.allclose(scaled - (here - place.below) * eps, scaled - here * guided + place.below * neutral)
+
+
+def walked(rule, changed="ab", parents="abc", rows=slice(None)):
+    """The guided predictions at two levels, the upper one first, and their neutral ones: (level, row, channel, height, width)."""
+    levels, memory = [(300, *noisy(seed=1)), (200, *noisy(seed=2))], {}
+    guided = []
+    for t, place, predicted in levels:
+        assert set(rule.masks(parents, shown(changed), t)) <= predicted.keys()
+        some = {mask: image[rows] for mask, image in predicted.items()}
+        guided.append(rule.combine(some, parents, shown(changed), t, place._replace(image=place.image[rows]), memory))
+    return torch.stack(guided), torch.stack([predicted[EVERYTHING][rows] for _, _, predicted in levels])
+
+
+# here a difference is about 0.75 * sqrt(2 * 16) = 4.2 long: a norm of 2 shortens it
+ADJUSTED = {
+    "projected": partial(Projected, norm=2.0),
+    "projected by momentum alone": partial(Projected, parallel=1.0, norm=float("inf")),
+    "rescaled": partial(Rescaled, factor=1.0),
+    "cfg++": PlusPlus,
+}
+every_adjusted = pytest.mark.parametrize("adjusted", ADJUSTED.values(), ids=ADJUSTED.keys())
+
+
+@every_adjusted
+@pytest.mark.parametrize("form", ["anchored", "nested"])
+def test_an_adjusted_rule_is_the_sum_of_what_each_group_adds_by_itself(adjusted, form):
+    def added(still=1.0, **weights):
+        guided, neutral = walked(adjusted(Decoupled(1.0, {"c": still}, form, weights)))
+        return guided - neutral
+
+    together = added(a=3.0, b=2.0, still=0.5)  # two affected groups and an invariant one
+    apart = added(a=3.0) + added(b=2.0) + added(still=0.5)
+    assert all(float(one.abs().max()) > 0.1 for one in (added(a=3.0), added(b=2.0), added(still=0.5)))
+    assert torch.allclose(together, apart, atol=1e-12)
+
+
+@every_adjusted
+@pytest.mark.parametrize("form", ["anchored", "nested"])
+def test_an_adjusted_rule_differs_from_its_whole_difference_adjusted_as_one(adjusted, form):
+    rule = adjusted(Decoupled(1.0, form=form, weights={"a": 3.0, "b": 2.0}))
+    by_group, as_one, memory = walked(rule)[0], [], {}
+    for place, predicted in (noisy(seed=1), noisy(seed=2)):
+        _, differences = rule.inner.parts("abc", shown("ab"), 0)
+        assert len(differences) == 2
+        whole = sum(extra * (predicted[more] - predicted[less]) for more, less, extra in differences)
+        neutral = predicted[EVERYTHING]
+        as_one.append(neutral + rule.contribution(neutral, whole, 1.0, place, memory, "all"))
+    # to multiply by a number, as CFG++ does, and to add earlier levels are linear: only these may be done to the sum
+    linear = isinstance(rule, PlusPlus) or (isinstance(rule, Projected) and rule.norm == float("inf"))
+    assert torch.allclose(by_group, torch.stack(as_one), atol=1e-12 if linear else 0.1) == linear
+
+
+@every_adjusted
+@pytest.mark.parametrize("form", ["paper", "anchored", "nested"])
+def test_the_order_of_the_groups_of_an_adjusted_rule_is_irrelevant(adjusted, form):
+    weights = {"one": 3.0, "two": 1.5}
+    rule = adjusted(Decoupled(1.0, form=form, groups={"one": ["a"], "two": ["b", "c"]}, weights=weights))
+    other = adjusted(Decoupled(1.0, form=form, groups={"two": ["c", "b"], "one": ["a"]}, weights=weights))
+    for parents in ("abc", "cab"):
+        assert torch.allclose(walked(other, parents=parents)[0], walked(rule)[0], atol=1e-12)
+
+
+@every_adjusted
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_an_adjusted_rule_is_that_of_each_row_alone_with_its_own_weight(adjusted, scheduled):
+    def rule(weight, named, still):
+        inner = Decoupled(weight, {"c": still}, "nested", {"b": named})
+        return adjusted(Scheduled(inner, points=[(100, 0.5), (300, 1.0)]) if scheduled else inner)
+
+    each = [(1.0, 2.0, 0.5), (3.0, 1.5, 1.0)]  # neutral in one group or another
+    by_row, by_one = rule(*np.transpose(each).tolist()), rule(*each[1])
+    together, alike = walked(by_row)[0], walked(by_one)[0]
+    for row, own in enumerate(each):
+        some = slice(row, row + 1)
+        for alone in (rule(*own), by_row.rows(some, 2)):
+            assert torch.allclose(walked(alone, rows=some)[0], together[:, some], atol=1e-12)
+        assert torch.allclose(walked(by_one, rows=some)[0], alike[:, some], atol=1e-12)
 
 
 @pytest.mark.parametrize(

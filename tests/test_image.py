@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from conftest import grey_levels
 
 import causalcf as ccf
+from causalcf import query
 from causalcf.encoding import encode
+from causalcf.guidance import Noisy
 from causalcf.image import Diffusion
 from causalcf.levels import noise_from_output
 from causalcf.precision import rounding
@@ -28,6 +31,18 @@ def counted(mechanism: Diffusion):
 def padded(rows: int) -> int:
     """Rows that go through the network for so many that are asked: passes are filled up to sixteens."""
     return -(-rows // 16) * 16
+
+
+@pytest.fixture(scope="module")
+def quick(shipped, digits) -> ccf.Abduction:
+    """Two digits, abducted by three DDIM steps."""
+    return ccf.abduct(shipped.configured(steps=3, solver=ccf.DDIM(), precision="float32"), digits.rows([0, 1]))
+
+
+@pytest.fixture(scope="module")
+def quick_alone(quick) -> list[ccf.Abduction]:
+    """Each of them by itself."""
+    return [ccf.abduct(quick.scm, quick.factual.rows([row])) for row in (0, 1)]
 
 
 def evaluations(answer) -> list[int]:
@@ -223,6 +238,109 @@ def test_an_adjusted_rule_moves_the_image_and_not_without_a_question(shipped, di
     assert grey_levels(neutral.images["image"], plain.images["image"]) < 0.1
 
 
+BOTH = {"intensity": 200.0, "digit": "3"}  # one group of affected parents
+TWO = {"intensity": 2.0, "digit": 1.5}  # with weights by name two; thickness is invariant
+
+
+@pytest.mark.parametrize(
+    ("rule", "masks"),
+    [
+        (ccf.Projected(ccf.Decoupled(1.0, form="nested")), [1, 1, 1]),
+        (ccf.Projected(ccf.Decoupled(2.0, form="nested")), [2, 2, 2]),
+        (ccf.Projected(ccf.Decoupled(2.0)), [3, 3, 3]),
+        (ccf.Projected(ccf.Decoupled(1.0, form="nested", weights=TWO)), [3, 3, 3]),
+        (ccf.Rescaled(ccf.Decoupled(1.0, weights=TWO)), [4, 4, 4]),
+        (ccf.PlusPlus(ccf.Decoupled([1.0, 1.1], form="nested")), [2, 2, 2]),  # both masks for all rows, as of any adjusted rule
+        (ccf.Projected(ccf.Scheduled(ccf.Decoupled(2.0, form="nested"), interval=(0, 500))), [1, 2, 2]),
+    ],
+)
+def test_an_adjusted_rule_evaluates_each_of_its_masks_once_a_level_and_counts_them(quick, rule, masks):
+    network, seen = quick.scm.mechanisms["image"].denoiser, []
+    handle = network.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[3].unique(dim=0))))
+    try:
+        answer = ccf.counterfactual(quick.scm, quick, BOTH, guidance=rule)
+    finally:
+        handle.remove()
+    assert seen == masks
+    assert evaluations(answer) == [sum(masks)] * 2
+
+
+@pytest.mark.parametrize("adjusted", [ccf.Projected, ccf.Rescaled, ccf.PlusPlus])
+def test_an_adjusted_rule_of_two_groups_in_one_pass_equals_one_pass_a_mask(quick, adjusted):
+    """The image of a loop that asks for every masked prediction by itself and adds what each group gives on its own."""
+    mechanism = quick.scm.mechanisms["image"].configured(guidance=adjusted(ccf.Decoupled(1.0, form="nested", weights=TWO)))
+    names, levels, memories = mechanism.denoiser.names, mechanism.levels, [{}, {}]
+    values = encode(quick.factual)
+    parents = {name: values[name] for name in names}
+    parents |= {"intensity": values["intensity"] - 40, "digit": (values["digit"] + 3) % 10}
+    changed, everything = frozenset(BOTH), frozenset(names)
+    batched = mechanism.predict(quick.noise["image"], parents, changed=changed)
+    image = quick.noise["image"]
+
+    def seen(shown, timestep):
+        mask = torch.tensor([[name in shown for name in names]]).expand(2, -1)
+        return mechanism._noise_in(image, timestep, mechanism.denoiser(image, torch.full((2,), timestep), parents, mask))
+
+    with torch.inference_mode():
+        for level in range(len(levels), 0, -1):
+            timestep, alpha, sigma = levels.timesteps[level - 1], levels.alphas[level], levels.sigmas[level]
+            place = Noisy(image, alpha, sigma, levels.sigmas[level - 1] / levels.alphas[level - 1])
+            neutral = seen(everything, timestep)
+            eps = neutral
+            for memory, (name, weight) in zip(memories, TWO.items(), strict=True):
+                difference = neutral - seen(everything - {name}, timestep)
+                eps = eps + mechanism.guidance.contribution(neutral, difference, weight - 1, place, memory, name)
+            image = levels.alphas[level - 1] * (image / alpha - levels.gap(level) * eps)
+    assert torch.allclose(batched, image.clamp(-1, 1), atol=2e-3)  # float32, batches of other sizes
+    with torch.inference_mode():
+        plain = mechanism.configured(guidance=ccf.Plain()).predict(quick.noise["image"], parents, changed=changed)
+    assert float((batched - plain).abs().mean()) > 2e-3  # it is guided at all
+
+
+@pytest.mark.parametrize(
+    "on_top",
+    [ccf.Projected, ccf.Rescaled, ccf.PlusPlus, partial(ccf.Scheduled, interval=(0, 500))],
+    ids=["projected", "rescaled", "cfg++", "scheduled"],
+)
+def test_a_rule_on_a_rule_answers_a_row_by_its_own_weight_as_alone(quick, quick_alone, on_top):
+    """By a weight a row, and by one weight for all."""
+
+    def answer(abducted, weight):
+        rule = on_top(ccf.Decoupled(weight, form="nested"))
+        return ccf.counterfactual(quick.scm, abducted, BOTH, guidance=rule).images["image"]
+
+    by_row, by_one = answer(quick, [1.0, 1.5]), answer(quick, 1.5)
+    assert not np.array_equal(by_row[0], by_one[0])
+    for row, weight, together in ((0, 1.0, by_row), (0, 1.5, by_one), (1, 1.5, by_row), (1, 1.5, by_one)):
+        assert alike(together[[row]], answer(quick_alone[row], weight), within=0.1)
+
+
+def test_a_schedule_of_a_weight_a_row_takes_one_pass_in_rows_that_are_neutral(quick):
+    rule = ccf.Scheduled(ccf.Decoupled([1.0, 2.0], form="nested"), interval=(0, 500))
+    assert [t <= 500 for t in quick.scm.mechanisms["image"].levels.timesteps] == [True, True, False]
+    assert evaluations(ccf.counterfactual(quick.scm, quick, BOTH, guidance=rule)) == [3, 2 + 2 + 1]
+
+
+def test_interventions_of_one_question_share_one_abduction(quick):
+    scm, rows, plain = quick.scm, quick.factual, ccf.Plain()
+    asked = [{"thickness": 4.0}, {"digit": "3"}, BOTH]
+    passes, handle = counted(scm.mechanisms["image"])
+    try:
+        together = ccf.counterfactual(scm, rows, asked, guidance=plain)
+        assert passes == [padded(2)] * (3 + 3 * 3)  # three levels up, and three times three down
+        passes.clear()
+        again = ccf.counterfactual(scm, quick, asked, guidance=plain)
+        assert passes == [padded(2)] * (3 * 3)
+        passes.clear()
+        alone = ccf.counterfactual(scm, rows, BOTH, guidance=plain)
+        assert passes == [padded(2)] * (3 + 3)
+    finally:
+        handle.remove()
+    for one, other in [*zip(together, again, strict=True), (together[2], alone)]:
+        assert one.diagnostics["image.evaluations"].tolist() == evaluations(one) == [3, 3]
+        assert np.array_equal(one.images["image"], other.images["image"])
+
+
 def test_what_did_not_move_in_a_row_is_not_guided_there(shipped, abducted, digits):
     factual = digits.frame["digit"].astype(str).tolist()
     asked = [factual[0], *("3" if label != "3" else "5" for label in factual[1:])]
@@ -346,6 +464,37 @@ def test_min_snr_counts_an_error_as_the_paper_says(prediction):
     assert torch.allclose(found, expected[prediction], rtol=1e-4)
 
 
+class Knowing(torch.nn.Module):
+    """A denoiser that was told the clean image and the noise, and answers with one of the three things that may be asked."""
+
+    def __init__(self, answer, value, noise, signal):
+        super().__init__()
+        self.names, self.shape, self.heard = ("a",), tuple(value.shape[1:]), []
+        alpha, sigma = (share.sqrt().view(-1, 1, 1, 1) for share in (signal, 1 - signal))
+        self.noisy = alpha * value + sigma * noise
+        self.output = {"epsilon": noise, "sample": value, "v_prediction": alpha * noise - sigma * value}[answer]
+
+    def forward(self, image, time, parents, shown):
+        self.heard.append(image)
+        return self.output
+
+
+@pytest.mark.parametrize("answer", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_network_that_knows_the_answer_has_no_loss_and_another_answer_has(prediction, answer):
+    mechanism, generator = Diffusion(prediction=prediction), torch.Generator().manual_seed(0)
+    value, noise = 2 * torch.rand(3, 1, 8, 8, generator=generator) - 1, torch.randn(3, 1, 8, 8, generator=generator)
+    time, shown = torch.tensor([100, 300, 500]), torch.ones(3, 1, dtype=torch.bool)
+    network = Knowing(answer, value, noise, mechanism.scheduler.alphas_cumprod[time])
+    mechanism.denoiser = network
+    loss = mechanism.loss(value, {"a": torch.zeros(3)}, generator={"noise": noise, "time": time, "shown": shown})
+    assert torch.allclose(network.heard[0], network.noisy, atol=1e-6)  # float32
+    assert loss.shape == (3,)
+    assert bool((loss < 1e-10).all() if answer == prediction else (loss > 1e-3).all())
+    told = torch.cat([mechanism._noise_in(network.noisy[[row]], int(t), network.output[[row]]) for row, t in enumerate(time)])
+    assert torch.allclose(told, noise, atol=1e-5) == (answer == prediction)  # what answers make of the output
+
+
 def test_validation_losses_tell_what_each_mask_costs(shipped, digits):
     values = encode(digits)
     parents = {name: values[name] for name in ("thickness", "intensity", "digit")}
@@ -439,6 +588,30 @@ def test_every_solver_answers_and_says_what_it_took(shipped, digits, solver):
     assert drawn.images["image"].shape == (2, 1, 32, 32)
 
 
+# Heun's equations are solved by the same lines as the fixed point's, and take longest
+@pytest.mark.parametrize("solver", [s for s in SOLVERS if not isinstance(s, ccf.Heun)], ids=lambda solver: type(solver).__name__)
+def test_noise_std_and_residual_are_those_of_each_rows_abduction(shipped, digits, solver):
+    abducted = ccf.abduct(shipped.configured(solver=solver, steps=3), digits.rows([0, 1]))
+    told, noise = abducted.diagnostics, abducted.noise["image"]
+    first = noise[:, 0] if noise.dim() == 5 else noise  # the image at the last level; of two states, or of noise maps, the first
+    assert np.allclose(told["image.noise_std"], first.numpy().reshape(2, -1).std(axis=1, ddof=1), rtol=1e-5)
+    assert told["image.noise_std"].nunique() == 2
+    residual = told["image.residual"]
+    if isinstance(solver, ccf.FixedPoint):  # or Anderson: solves for the noise
+        assert ((residual > 0) & (residual <= solver.accepted)).all()
+    elif isinstance(solver, ccf.OBELM | ccf.EDICT):  # exact by construction
+        assert (residual == 0).all()
+    else:  # solves nothing
+        assert residual.isna().all()
+
+
+def test_an_abduction_that_does_not_get_to_the_accepted_residual_says_so(shipped, digits):
+    strict = ccf.FixedPoint(tolerance=1e-5, iterations=1)
+    with pytest.warns(UserWarning, match=r"residual of .* where 0\.0001 is accepted.*more steps"):
+        told = ccf.abduct(shipped.configured(solver=strict, steps=3), digits.rows([0, 1])).diagnostics
+    assert (told["image.residual"] > strict.accepted).any()
+
+
 def test_an_answer_from_an_abduction_tells_what_the_abduction_took(shipped, abducted):
     told = ccf.counterfactual(shipped, abducted, {"digit": "3"}, guidance=ccf.Decoupled(2.0, form="nested")).diagnostics
     assert told["image.evaluations"].equals(abducted.diagnostics["image.evaluations"])
@@ -490,6 +663,9 @@ def test_channels_are_normalised_in_as_many_groups_as_were_asked_for_also_in_a_m
 def test_auto_steps_are_the_fewest_that_give_the_images_back(shipped, digits):
     fine, coarse = (ccf.choose_steps(shipped, digits, tolerance=tolerance) for tolerance in (0.2, 3.0))
     assert coarse < fine
+    fewer = query._STEPS[query._STEPS.index(fine) - 1]
+    less = ccf.reconstruct(ccf.abduct(shipped.configured(steps=fewer), digits))
+    assert grey_levels(less.images["image"], digits.images["image"]) > 0.2
     again = ccf.reconstruct(ccf.abduct(shipped.configured(steps=fine), digits))
     assert grey_levels(again.images["image"], digits.images["image"]) <= 0.2
     answer = ccf.counterfactual(shipped, digits, {"digit": "3"}, steps="auto", guidance=ccf.Plain())
@@ -542,7 +718,22 @@ def test_an_audit_says_which_solver_and_how_many_evaluations(shipped, digits):
         ccf.counterfactual(shipped, digits, {"digit": "3"}, steps="fast")
 
 
-@pytest.mark.parametrize("rule", ["nested:digit=2|thickness=1.2", "paper:2", "cfg:2", "nested:2@100-500", "plain"])
+STROKE = {"stroke": ["intensity", "thickness"]}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "nested:digit=2|thickness=1.2",
+        "paper:2",
+        "anchored:2|1.5",
+        "cfg:2",
+        "nested:2@100-500",
+        "plain",
+        pytest.param(str(ccf.Decoupled(1.5, {"digit": 1.2}, groups=STROKE, weights={"stroke": 2.0})), id="a group"),
+        pytest.param(str(ccf.Decoupled(2.0, form="nested", groups={"both": ["digit", "thickness"]})), id="a group, nested"),
+    ],
+)
 def test_the_diffusers_guider_gives_the_same_image(shipped, abducted, rule, tmp_path):
     """A loop that asks the guider for its passes and lets it combine them ends at the mechanism's own image."""
     guidance, changed = ccf.parse_guidance(rule), {"thickness", "intensity"}
@@ -581,6 +772,35 @@ def test_a_guider_outside_its_steps_or_switched_off_is_one_plain_pass():
 def test_a_guider_refuses_a_rule_that_is_no_weighted_sum():
     with pytest.raises(ccf.DataError, match="Projected"):
         ccf.CausalGuider.from_rule(ccf.Projected(ccf.Decoupled(2.0)), parents=["a"], changed=["a"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (ccf.Decoupled(2.0, groups="moved"), r"groups='moved'.*one `changed` for all rows.*groups='graph'.*Diffusion mechanism"),
+        (ccf.Scheduled(ccf.Decoupled(2.0, groups="moved"), interval=(0, 9)), r"groups='moved'.*groups='graph'"),
+        (ccf.Decoupled([1.0, 2.0]), r"a weight a row.*all rows alike.*a guider for each weight.*Diffusion mechanism"),
+        (ccf.Decoupled(2.0, {"b": [1.0, 2.0]}), "a weight a row.*all rows alike"),
+        (ccf.Scheduled(ccf.Decoupled(1.0, weights={"a": [1.0, 2.0]}), interval=(0, 9)), "a weight a row.*all rows alike"),
+    ],
+    ids=["moved", "moved on a schedule", "a row", "a row by name", "a row on a schedule"],
+)
+def test_a_guider_refuses_a_rule_that_is_another_in_every_row(rule, told):
+    with pytest.raises(ccf.DataError, match=told):
+        ccf.CausalGuider.from_rule(rule, parents=["a", "b"], changed=["a"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [({"rule": "Decoupled", "groups": "moved"}, "groups='moved'"), ({"rule": "Decoupled", "weight": [1, 2]}, "a weight a row")],
+)
+def test_a_guider_refuses_such_a_rule_as_json_too(rule, told):
+    with pytest.raises(ccf.DataError, match=told):
+        ccf.CausalGuider(parents=["a", "b"], changed=["a"], rule=rule)
+
+
+def test_a_diffusion_mechanism_solves_by_the_fixed_point_unless_told():
+    assert Diffusion().solver == ccf.FixedPoint()
 
 
 def test_a_weight_a_row_may_be_the_models_own(shipped, digits):
