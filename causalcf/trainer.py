@@ -175,7 +175,8 @@ def _accelerator(plan: Training, directory: Path | None) -> Any:
     if absent:
         raise DataError(
             f"there is no tracker {', '.join(absent)}: it is not installed, or accelerate does not know it. "
-            f"Installed are: {', '.join(available) or 'none'}. The log, as JSON lines, is always written."
+            f"Installed are: {', '.join(available) or 'none'}. The log, as JSON lines, takes no tracker: it is written wherever "
+            "there are checkpoints."
         )
     if plan.trackers and directory is None:
         raise DataError("a tracker needs a place to write to: give fit(..., checkpoints=directory).")
@@ -485,7 +486,7 @@ def train_image(
         weights: how often each row is drawn, (row,).
         held_out: rows whose losses are logged at every checkpoint.
         watch: called with the step at every checkpoint, while the mechanism has its averaged weights.
-        checkpoints: where the state and the log, `log.jsonl`, are kept.
+        checkpoints: where the state and the log, `log.jsonl`, are kept; without it there is neither.
         show: progress.
     """
     accelerator = _accelerator(plan, checkpoints)
@@ -510,6 +511,15 @@ def train_image(
     some = slice(0, -(-min(plan.batch_size, len(value)) // parts))  # what goes through the network together
     run.choose_precision(value[some], {key: column[some] for key, column in parents.items()})
     losses: dict[str, float] = {}
+    mean, rate, logged = math.nan, run.rate, -1  # logged: the step of the last line
+
+    def write(**more: Any) -> None:
+        """A line of the log, unless it would say no more than the last one; a run that was over has no loss and no rate."""
+        nonlocal logged
+        known = {} if math.isnan(mean) else {"loss": round(mean, 6), "rate": rate}
+        if more or (known and run.step != logged):
+            log.write(run.step, seconds=round(run.seconds, 1), **known, **more)
+            logged = run.step
 
     def keep() -> None:
         nonlocal losses
@@ -517,10 +527,10 @@ def train_image(
             run.save(checkpoints)
         losses = run.look(held_out, watch)
         if losses:
-            log.write(run.step, seconds=round(run.seconds, 1), validation=losses)
+            write(validation=losses)
 
     minibatch = _ahead(value, batches)
-    start, before, saved, mean = time.monotonic(), run.seconds, run.seconds, math.nan
+    start, before, saved = time.monotonic(), run.seconds, run.seconds
     with show_progress(f"training {name}", 1.0, show=show and accelerator.is_main_process) as advance:
         try:
             while plan.done(run.step, run.seconds) < 1:
@@ -531,7 +541,7 @@ def train_image(
                 mean = loss if math.isnan(mean) else 0.99 * mean + 0.01 * loss
                 advance(plan.done(run.step, run.seconds), f"step {run.step}, loss {mean:.4f}")
                 if run.step % _LOG_STEPS == 0:
-                    log.write(run.step, seconds=round(run.seconds, 1), loss=round(mean, 6), rate=rate)
+                    write()
                 if checkpoints and run.seconds - saved >= 60 * plan.checkpoint_minutes:
                     keep()
                     saved = run.same_everywhere(before + time.monotonic() - start)  # looking may take longer than an interval
@@ -540,6 +550,7 @@ def train_image(
                 run.save(checkpoints)
             raise
     keep()
+    write()
     run.ema.copy_to(run.parameters)
     run.module.to("cpu").eval()
     for parameter in run.parameters:

@@ -120,7 +120,6 @@ class Bench:
         if constant:
             raise DataError(f"all rows have one {constant[0]}: an error in its standard deviations has no size.")
         self.known: dict[Any, Score] = {}
-        self.rows: list[dict[str, Any]] = []
 
     def changed(self, label: str) -> frozenset[str]:
         """The image's parents that an intervention reaches."""
@@ -166,19 +165,28 @@ class Bench:
 
 
 class _Search:
-    """The rules tried so far, and what they were found to be worth."""
+    """The rules tried so far, and what they were found to be worth: a function of nothing but their scores.
+
+    Args:
+        score: how an intervention, by its label, fares under a rule.
+        labels: of the interventions.
+        bounds: as in `Tuning`.
+        gain: as in `tune`.
+        advance: told how many rules were tried, and of the last one.
+    """
 
     def __init__(
         self,
-        bench: Bench,
+        score: Callable[[str, Guidance], Score],
+        labels: Sequence[str],
         bounds: Mapping[str, Mapping[str, float]],
         gain: float,
-        total: int,
-        advance: Callable[[float, str], None],
+        advance: Callable[[int, str], None],
     ) -> None:
-        self.bench, self.bounds, self.gain, self.total, self.advance = bench, bounds, gain, total, advance
+        self.score, self.labels, self.bounds, self.gain, self.advance = score, labels, bounds, gain, advance
         self.tried = 0
-        self.plain = {label: bench.score(label, Plain()) for label in bench.dos}
+        self.rows: list[dict[str, Any]] = []
+        self.plain = {label: score(label, Plain()) for label in labels}
 
     def feasible(self, label: str, score: Score) -> bool:
         plain = self.plain[label]
@@ -190,14 +198,13 @@ class _Search:
     def worth(self, stage: str, rule: Guidance) -> float:
         """The error summed over the interventions; infinite where a bound is broken."""
         total = 0.0
-        for label in self.bench.dos:
-            score = self.bench.score(label, rule)
+        for label in self.labels:
+            score = self.score(label, rule)
             feasible = self.feasible(label, score)
-            entry = {"stage": stage, "rule": str(rule), "do": label, **vars(score), "feasible": feasible}
-            self.bench.rows.append(entry)
+            self.rows.append({"stage": stage, "rule": str(rule), "do": label, **vars(score), "feasible": feasible})
             total += score.error if feasible else math.inf
         self.tried += 1
-        self.advance(min(self.tried, self.total), f"{rule}: {total:.3f}")
+        self.advance(self.tried, f"{rule}: {total:.3f}")
         return total
 
     def best(self, stage: str, current: tuple[float, Any], others: Sequence[Any]) -> tuple[float, Any]:
@@ -207,6 +214,52 @@ class _Search:
             if worth < current[0] * (1 - self.gain):
                 current = worth, rule
         return current
+
+    def choose(
+        self,
+        parents: Sequence[str],
+        *,
+        forms: Sequence[Form],
+        weights: Sequence[float],
+        invariant: Sequence[float],
+        intervals: Sequence[tuple[int, int]],
+        others: Sequence[Guidance],
+    ) -> Guidance:
+        """The chosen rule, one setting at a time; what was tried on the way is in `rows`.
+
+        Args:
+            parents: of the image.
+            forms, weights, invariant, intervals, others: as in `tune`.
+        """
+        start: tuple[float, Any] = (self.worth("plain", Plain()), Plain())
+        chosen = start
+        for form in forms:
+            found: tuple[float, Any] = (start[0], Decoupled(1.0, form=form))
+            if form == "paper":  # its neutral prediction is not the plain one
+                found = (self.worth("weights", found[1]), found[1])
+            for name in parents:
+                rule = found[1]
+                found = self.best("weights", found, [replace(rule, weights={**rule.weights, name: weight}) for weight in weights])
+            chosen = found if found[0] < chosen[0] else chosen
+        if isinstance(chosen[1], Decoupled) or invariant:
+            if not isinstance(chosen[1], Decoupled):  # of the forms that are the plain conditional at weight 1
+                chosen = (chosen[0], Decoupled(1.0, form=next((form for form in forms if form != "paper"), "nested")))
+            rule = chosen[1]
+            together = [replace(rule, invariant=weight) for weight in invariant]  # one pass for all of them
+            chosen = self.best("invariant", chosen, together)
+            for name in parents:
+                still = dict(chosen[1].invariant) if isinstance(chosen[1].invariant, Mapping) else {}
+                chosen = self.best(
+                    "invariant", chosen, [replace(chosen[1], invariant={**still, name: weight}) for weight in invariant]
+                )
+        if isinstance(chosen[1], Decoupled):
+            chosen = self.best("interval", chosen, [Scheduled(chosen[1], interval=interval) for interval in intervals])
+        chosen = self.best("others", chosen, others)
+        final: Guidance = chosen[1]
+        if all(self.score(label, final) == self.plain[label] for label in self.labels):
+            final = Plain()
+        self.worth("chosen", final)
+        return final
 
 
 def _bounds(name: str, given: float | Mapping[str, float], dos: Mapping[str, Do]) -> dict[str, float]:
@@ -283,38 +336,9 @@ def tune(
     with show_progress("tuning", total + 1.0, show=progress) as advance:
         advance(0, "abduction and the plain rule")
         bench = Bench(scm, batch, dos, again_rows, seed)
-        search = _Search(bench, bounds, gain, total, advance)
-        start: tuple[float, Any] = (search.worth("plain", Plain()), Plain())
-        chosen = start
-        for form in forms:
-            found: tuple[float, Any] = (start[0], Decoupled(1.0, form=form))
-            if form == "paper":  # its neutral prediction is not the plain one
-                found = (search.worth("weights", found[1]), found[1])
-            for name in parents:
-                rule = found[1]
-                found = search.best(
-                    "weights", found, [replace(rule, weights={**rule.weights, name: weight}) for weight in weights]
-                )
-            chosen = found if found[0] < chosen[0] else chosen
-        if isinstance(chosen[1], Decoupled) or invariant:
-            if not isinstance(chosen[1], Decoupled):  # of the forms that are the plain conditional at weight 1
-                chosen = (chosen[0], Decoupled(1.0, form=next((form for form in forms if form != "paper"), "nested")))
-            rule = chosen[1]
-            together = [replace(rule, invariant=weight) for weight in invariant]  # one pass for all of them
-            chosen = search.best("invariant", chosen, together)
-            for name in parents:
-                still = dict(chosen[1].invariant) if isinstance(chosen[1].invariant, Mapping) else {}
-                chosen = search.best(
-                    "invariant", chosen, [replace(chosen[1], invariant={**still, name: weight}) for weight in invariant]
-                )
-        if isinstance(chosen[1], Decoupled):
-            chosen = search.best("interval", chosen, [Scheduled(chosen[1], interval=interval) for interval in intervals])
-        chosen = search.best("others", chosen, others)
-        final: Guidance = chosen[1]
-        if all(bench.score(label, final) == search.plain[label] for label in dos):
-            final = Plain()
-        search.worth("chosen", final)
-    table = pd.DataFrame(bench.rows).drop_duplicates(["stage", "rule", "do"])
+        search = _Search(bench.score, list(dos), bounds, gain, lambda tried, words: advance(min(tried, total), words))
+        final = search.choose(parents, forms=forms, weights=weights, invariant=invariant, intervals=intervals, others=others)
+    table = pd.DataFrame(search.rows).drop_duplicates(["stage", "rule", "do"])
     table["kept"] = table["rule"] == str(final)
     tuned = scm.configured(guidance=final)
     made = dict((scm.manifest or {}).get("made", {}))

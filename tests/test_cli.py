@@ -89,6 +89,7 @@ def test_fit_trains_a_model_that_can_be_audited(tmp_path, monkeypatch, capsys):
     assert made["judges"]["digit"]["rows"] == 150
     assert main(["graphs", "morphomnist"]) == 0
     assert (out / "manifest.json").is_file()
+    assert (tmp_path / "mine.checkpoints" / "preview-0000002.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_help_needs_no_torch():

@@ -1,10 +1,12 @@
 """Training is a function of (seed, step): resumed anywhere, it ends with the same bytes."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +17,9 @@ import causalcf as ccf
 from causalcf.encoding import encode
 from causalcf.image import Diffusion
 from causalcf.judges import judge_quality
-from causalcf.precision import rounding
+from causalcf.precision import _rounded, rounding
 from causalcf.seeds import step_generator
-from causalcf.trainer import _ImageRun, _Optimiser, minibatches, train_image
+from causalcf.trainer import _MUCH_FASTER, _ImageRun, _Optimiser, minibatches, train_image
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,20 @@ def quick_attributes():
 
 def weights(scm):
     return {name: tensor.clone() for name, tensor in scm.mechanisms["image"].state_dict().items()}
+
+
+def prepared(rows, **settings):
+    """A mechanism before its first step, as `fit` has it, and the rows in model space with their parents."""
+    values = encode(rows)
+    parents = {name: values[name] for name in rows.graph.parents("image")}
+    mechanism = Diffusion(channels=(16, 16), steps=5, **settings)
+    mechanism.prepare(rows.graph.node("image"), [rows.graph.node(name) for name in parents], values["image"], parents)
+    return mechanism, values["image"], parents
+
+
+def state(directory, step):
+    """What a checkpoint keeps: weights, their average and the optimiser's memory, in float32."""
+    return load_file(directory / f"step-{step:07d}" / "state.safetensors")
 
 
 def test_a_stopped_run_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
@@ -208,6 +224,11 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path):
     run(tmp_path, "whole", steps)
     a, b = (weights(ccf.load(tmp_path / name)) for name in ("killed", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+    # and not only as models are saved, in half precision
+    a, b = (state(tmp_path / f"{name}.checkpoints" / "image", steps) for name in ("killed", "whole"))
+    assert {key.partition(".")[0] for key in a} == {"weight", "ema", "optimiser"}
+    assert a.keys() == b.keys()
+    assert [name for name in a if a[name].dtype != torch.float32 or not torch.equal(a[name], b[name])] == []
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -293,11 +314,11 @@ def test_two_processes_train_what_one_does(tmp_path):
     run(tmp_path, "one", 6)
     assert ccf.load(tmp_path / "two").manifest["made"]["images"]["image"]["processes"] == 2
 
-    def state(name, step):
-        found = load_file(tmp_path / f"{name}.checkpoints" / "image" / f"step-{step:07d}" / "state.safetensors")
+    def moved(name, step):
+        found = state(tmp_path / f"{name}.checkpoints" / "image", step)
         return {key: tensor for key, tensor in found.items() if key.startswith("weight.")}
 
-    one, two, before = state("one", 6), state("two", 6), state("one", 5)
+    one, two, before = moved("one", 6), moved("two", 6), moved("one", 5)
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-3  # what is promised
     flat = [torch.cat([found[name].flatten() for name in one]) for found in (one, two, before)]
     # and far less than one step of the six moves the weights; where a gradient is nothing but rounding, Adam still moves a weight
@@ -312,10 +333,60 @@ def test_a_batch_in_parts_is_the_same_batch(rows):
     whole, parts = trained(), trained(accumulate=4)
     # sums in another order, in float32, through four Adam steps of 1e-3 of which the first ones are 1e-5
     assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-4
+    before = prepared(rows)[0].state_dict()
+    flat = [torch.cat([found[name].flatten() for name in whole]) for found in (whole, parts, before)]
+    # and far less than the four steps move the weights; where a gradient is nothing but rounding, Adam still moves a weight.
+    # Parts of 3, 2, 2 and 2 rows that counted alike would be .18 apart
+    assert (flat[0] - flat[1]).norm() < 0.05 * (flat[0] - flat[2]).norm()
+
+
+def test_every_set_of_hidden_parents_is_as_frequent_as_promised(rows):
+    drawn, count = {}, 4000
+    for hide_all, hide_one in ((0.1, 0.1), (0.2, 0.3), (0.3, 0.0), (0.0, 0.3)):
+        mechanism, _, parents = prepared(rows.rows(slice(0, 8)), hide_all=hide_all, hide_one=hide_one)
+        shown = mechanism.training_draws(torch.zeros(count), step_generator(0, "test", 0))["shown"]
+        assert shown.shape == (count, len(parents))
+        drawn[hide_all, hide_one] = shown
+        for hidden in itertools.product([False, True], repeat=len(parents)):
+            some = sum(hidden)
+            share = (1 - hide_all) * hide_one**some * (1 - hide_one) ** (len(hidden) - some) + hide_all * all(hidden)
+            found = float((~shown == torch.tensor(hidden)).all(dim=1).double().mean())
+            assert found == pytest.approx(share, abs=5 * (share * (1 - share) / count) ** 0.5), (hide_all, hide_one, hidden)
+    papers = drawn[0.3, 0.0].sum(dim=1)
+    assert set(papers.tolist()) == {0, 3}  # all or nothing
+
+
+def test_the_null_token_of_a_hidden_parent_is_learned_and_that_of_a_shown_one_has_no_say(rows, tmp_path):
+    mechanism, value, parents = prepared(rows.rows(slice(0, 8)))
+    tokens = mechanism.denoiser.null_tokens
+    hidden = torch.zeros(8, len(parents), dtype=torch.bool)
+    hidden[2:, 1] = True
+    drawn = {**mechanism.training_draws(value, step_generator(0, "test", 0)), "shown": ~hidden}
+    before = mechanism.loss(value, parents, generator=drawn)
+    before.mean().backward()
+    slopes = [0.0 if token.grad is None else float(token.grad.norm()) for token in tokens]
+    assert slopes[1] > 0
+    assert slopes[0] == slopes[2] == 0
+    with torch.no_grad():
+        tokens[1].add_(1.0)
+        after = mechanism.loss(value, parents, generator=drawn)
+    assert torch.equal(after[:2], before[:2])
+    assert (after[2:] != before[2:]).all()
+
+    mechanism, value, parents = prepared(rows, hide_one=0.5)
+    assert not any(token.any() for token in mechanism.denoiser.null_tokens)
+    plan = ccf.Training(steps=3, batch_size=8, precision="float32")
+    train_image("image", mechanism, value, parents, plan=plan, seed=0, checkpoints=tmp_path)
+    assert all(token.all() for token in mechanism.denoiser.null_tokens)
+    kept, last = list(mechanism.parameters()), state(tmp_path, 3)  # and as of all weights, what is kept is the average
+    assert all(torch.equal(weight, last[f"ema.{place}"]) for place, weight in enumerate(kept))
+    assert not any(torch.equal(weight, last[f"weight.{place}"]) for place, weight in enumerate(kept))
 
 
 class Looking(torch.nn.Module):
-    """Trains nothing and keeps what it is shown."""
+    """Trains one weight, down a slope of 1, and keeps what it is shown."""
+
+    training_settings = {}  # noqa: RUF012
 
     def __init__(self):
         super().__init__()
@@ -329,7 +400,72 @@ class Looking(torch.nn.Module):
         return value.flatten(1).mean(1) + self.weight
 
     def validation_losses(self, value, parents, *, generator):
-        return {}
+        return {"none": self.weight.detach().expand(len(value))}
+
+
+@pytest.mark.parametrize("decay", [0.999, 0.4])
+def test_what_is_kept_and_looked_at_is_the_average_of_the_weights_along_the_way(decay, tmp_path):
+    looking, pixels, seen, steps, highest = Looking(), torch.zeros(8, 1, 4, 4), {}, 6, 0.1
+    plan = ccf.Training(
+        steps=steps, batch_size=8, learning_rate=highest, checkpoint_minutes=1e-9, precision="float32", ema_decay=decay
+    )
+
+    def watch(step):
+        seen[step] = looking.weight.item()
+
+    told = train_image("x", looking, pixels, {}, plan=plan, seed=0, held_out=(pixels, {}), watch=watch, checkpoints=tmp_path)
+    # where a slope does not change, Adam's step is the learning rate: a hundredth of it more every step, half a run of decay
+    rates = [highest * (step + 1) / 100 * min(1, 2 * (1 - step / steps)) for step in range(steps)]
+    path, average, averages = -np.cumsum(rates), 0.0, []
+    for step, weight in enumerate(path, 1):  # diffusers' EMAModel with warm-up to a power of .75
+        average += max(step**-0.75, 1 - decay) * (weight - average)
+        averages.append(average)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert looking.weight.item() == pytest.approx(average, rel=1e-5)
+    assert [seen[step] for step in range(1, steps + 1)] == pytest.approx(averages, rel=1e-5)
+    assert told["validation"]["none"] == pytest.approx(average, abs=1e-6)
+    assert {line["step"]: line["validation"]["none"] for line in lines} == pytest.approx(dict(enumerate(averages, 1)), abs=1e-6)
+    assert {line["step"]: line["rate"] for line in lines} == pytest.approx(dict(enumerate(rates, 1)))
+    assert state(tmp_path, steps)["weight.0"].item() == pytest.approx(path[-1], rel=1e-5)  # training itself goes on from these
+    assert abs(average - path[-1]) > 0.1 * abs(path[-1])
+
+
+class Paced(Looking):
+    """Takes so many seconds for one loss after another, in float32 and in bfloat16, by a clock of its own."""
+
+    def __init__(self, exact, rounded):
+        super().__init__()
+        self.now, self.seconds = 0.0, {False: iter(exact), True: iter(rounded)}
+
+    def loss(self, value, parents, *, generator):
+        self.now += next(self.seconds[_rounded.get()], 1.0)
+        return super().loss(value, parents, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("gain", "first", "taken"), [(_MUCH_FASTER + 0.01, (0.1, 9.0), "bfloat16"), (_MUCH_FASTER - 0.01, (9.0, 0.1), "float32")]
+)
+def test_auto_takes_half_precision_where_the_faster_of_two_passes_is_much_faster(gain, first, taken, monkeypatch):
+    paced = Paced([first[0], gain, 7.0], [first[1], 5.0, 1.0])  # the first pass warms up and does not count
+    monkeypatch.setattr("causalcf.trainer.time", SimpleNamespace(perf_counter=lambda: paced.now, monotonic=time.monotonic))
+    plan = ccf.Training(steps=1, batch_size=8, precision="auto")
+    assert train_image("x", paced, torch.zeros(8, 1, 4, 4), {}, plan=plan, seed=0)["precision"] == taken
+
+
+def test_a_run_with_checkpoints_ends_with_a_line_of_the_log_that_has_loss_and_rate(tmp_path, monkeypatch):
+    monkeypatch.setattr("causalcf.trainer._LOG_STEPS", 2)
+
+    def lines(steps):
+        plan = ccf.Training(steps=steps, batch_size=8, precision="float32")
+        train_image("x", Looking(), torch.zeros(8, 1, 4, 4), {}, plan=plan, seed=0, checkpoints=tmp_path / str(steps))
+        return [json.loads(line) for line in (tmp_path / str(steps) / "log.jsonl").read_text().splitlines()]
+
+    for steps, told in ((1, [1]), (4, [2, 4]), (5, [2, 4, 5])):
+        found = lines(steps)
+        assert [line["step"] for line in found] == told
+        assert all(set(line) == {"step", "seconds", "loss", "rate"} for line in found)
+        assert all(np.isfinite(line["loss"]) and 0 < line["rate"] < 1e-3 for line in found)
+        assert lines(steps) == found  # nothing is left to train
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -350,7 +486,10 @@ def test_half_precision_is_taken_where_it_is_asked_for_and_auto_decides(rows):
     half, auto, exact = trained("bfloat16"), trained("auto"), trained("float32")
     assert any(not torch.equal(tensor, weights(exact)[name]) for name, tensor in weights(half).items())
     assert half.manifest["made"]["images"]["image"]["precision"] == "bfloat16"
-    assert auto.manifest["made"]["images"]["image"]["precision"] in ("float32", "bfloat16")
+    taken = auto.manifest["made"]["images"]["image"]["precision"]
+    assert taken in ("float32", "bfloat16")
+    asked = weights({"float32": exact, "bfloat16": half}[taken])  # to have measured changes nothing
+    assert all(torch.equal(tensor, asked[name]) for name, tensor in weights(auto).items())
     assert all(tensor.dtype == torch.float32 for tensor in weights(half).values() if tensor.is_floating_point())
     assert all(torch.isfinite(tensor).all() for tensor in weights(half).values())
 
@@ -386,11 +525,15 @@ def test_the_log_has_the_loss_under_every_mask_and_forgets_what_a_resumed_run_do
     assert [line["step"] for line in lines] == [2]
     masks = {"all", "none", *(f"{kind} {name}" for kind in ("only", "without") for name in ("thickness", "intensity", "digit"))}
     assert set(lines[-1]["validation"]) == masks
+    assert lines[-1]["loss"] == pytest.approx(scm.manifest["made"]["images"]["image"]["loss"], abs=1e-5)  # of fewer decimals
+    assert lines[-1]["rate"] == pytest.approx(2e-5)  # the second of a hundred steps up to 1e-3
     assert seen == [2]
     assert scm.manifest["made"]["images"]["image"]["validation"] == lines[-1]["validation"]
 
 
 def test_a_tracker_is_written_to_and_an_unknown_one_is_an_error(rows, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     def fit(trackers, checkpoints):
         scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
         plan = ccf.Training(steps=2, batch_size=8, precision="float32", trackers=trackers)
@@ -398,7 +541,11 @@ def test_a_tracker_is_written_to_and_an_unknown_one_is_an_error(rows, tmp_path):
 
     fit(["tensorboard"], tmp_path)
     assert list(tmp_path.rglob("events.out.tfevents.*"))
-    with pytest.raises(ccf.DataError, match="no tracker papyrus"):
+    told = EventAccumulator(str(tmp_path / "image" / "causalcf-image")).Reload()
+    line = json.loads((tmp_path / "image" / "log.jsonl").read_text().splitlines()[-1])
+    for name, value in {"loss": line["loss"], "rate": line["rate"], "validation/all": line["validation"]["all"]}.items():
+        assert [(event.step, event.value) for event in told.Scalars(name)] == [(2, pytest.approx(value, rel=1e-6))]
+    with pytest.raises(ccf.DataError, match=r"no tracker papyrus.* is written wherever there are checkpoints\."):
         fit(["papyrus"], tmp_path)
     with pytest.raises(ccf.DataError, match="checkpoints"):
         fit(["tensorboard"], None)

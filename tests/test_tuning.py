@@ -1,6 +1,7 @@
 """Tuning: the rule that it chooses keeps its bounds, is stored with the model, and nothing better was tried."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,9 @@ import pytest
 
 import causalcf as ccf
 from causalcf.cli import main
-from causalcf.guidance import guidance_from_dict
-from causalcf.tuning import Bench
+from causalcf.guidance import guidance_from_dict, parse_guidance
+from causalcf.plot import tradeoff_figure
+from causalcf.tuning import Bench, Score, _Search
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,114 @@ def test_a_judge_of_what_the_image_does_not_show_counts_for_nothing(quick, rows)
     assert Bench(more, rows, do, 1, 0).score("digit", ccf.Plain()) == Bench(quick, rows, do, 1, 0).score("digit", ccf.Plain())
     with pytest.raises(ccf.DataError, match="all rows have one thickness"):
         Bench(quick, ccf.Batch(rows.graph, rows.frame.assign(thickness=2.0), rows.images), do, 1, 0)
+
+
+def chosen(scores, *, labels=("digit",), gain=0.02, bounds=None, **tried):
+    """The rule that is chosen, in words, and the rows of its table, where rules fare as told and all others as the plain one.
+
+    `scores` by rule and intervention: what is otherwise than an error of 1, of 0.25 off target, and 4 grey levels.
+    """
+    plain = Score(error=1.0, on_target=1.0, off_target=0.25, reversibility=4.0, evaluations=1.0)
+    bounds = {name: dict.fromkeys(labels, np.inf) | (bounds or {}).get(name, {}) for name in ("off_target", "reversibility")}
+    tried = {"forms": ["nested"], "weights": [], "invariant": [], "intervals": [], "others": [], **tried}
+
+    def score(label, rule):
+        return replace(plain, **scores.get(str(rule), {}).get(label, {}))
+
+    search = _Search(score, labels, bounds, gain, lambda tried, words: None)
+    rule = search.choose(["thickness", "digit"], **tried)
+    assert search.rows[-1]["stage"] == "chosen"
+    assert search.rows[-1]["rule"] == str(rule)
+    return str(rule), pd.DataFrame(search.rows)
+
+
+@pytest.mark.parametrize("forms", [["nested", "anchored", "paper"], ["paper", "anchored", "nested"]])
+@pytest.mark.parametrize("best", ["nested", "anchored", "paper"])
+def test_of_several_forms_the_best_is_chosen_and_gone_on_with(forms, best):
+    fares = {form: 0.7 if form == best else 0.8 for form in forms}
+    scores = {f"{form}:digit=2": {"digit": {"error": error}} for form, error in fares.items()}
+    scores |= {f"{form}:digit=2|1.5": {"digit": {"error": error - 0.1}} for form, error in fares.items()}
+    rule, table = chosen(scores, forms=forms, weights=[2.0], invariant=[1.5], intervals=[(0, 499)])
+    assert rule == f"{best}:digit=2|1.5"
+    assert {f"{form}:digit=2" for form in forms} <= set(table["rule"])
+    assert set(table.loc[table["stage"] == "invariant", "rule"].str.partition(":")[0]) == {best}
+
+
+def test_settings_are_kept_one_after_the_other_where_they_are_worth_it():
+    scores = {
+        "nested:thickness=2": {"digit": {"error": 0.9}},
+        "nested:thickness=2,digit=2": {"digit": {"error": 0.8}},
+        "nested:thickness=2,digit=3": {"digit": {"error": 0.79}},  # lower by 1.25 per cent
+        "nested:thickness=2,digit=2|thickness=1.5": {"digit": {"error": 0.7}},
+        "nested:thickness=2,digit=2|thickness=1.5@0-499": {"digit": {"error": 0.6}},
+        "cfg:2": {"digit": {"error": 0.5}},
+    }
+    tried = {"weights": [2.0, 3.0], "invariant": [1.5], "intervals": [(0, 499)]}
+    assert chosen(scores, **tried)[0] == "nested:thickness=2,digit=2|thickness=1.5@0-499"
+    assert chosen(scores, **tried, gain=0.01)[0] == "nested:thickness=2,digit=3"
+    assert chosen(scores, **tried, others=[ccf.ClassifierFree(2.0)])[0] == "cfg:2"
+    assert chosen({}, **tried)[0] == "plain"
+
+
+@pytest.mark.parametrize("quantity", ["off_target", "reversibility"])
+def test_a_bound_takes_the_best_rule_away_and_leaves_a_weaker_one(quantity):
+    plain = {"off_target": 0.25, "reversibility": 4.0}[quantity]
+    scores = {
+        f"nested:digit={weight:g}": {"digit": {"error": error, quantity: plain + above}}
+        for weight, error, above in ((1.5, 0.9, 0.0), (2.0, 0.8, 0.5), (3.0, 0.6, 0.75))
+    }
+    other = {"off_target": "reversibility", "reversibility": "off_target"}[quantity]
+    found = {}
+    for bound in (0.0, 0.5, 1.0):
+        rule, table = chosen(scores, weights=[1.5, 2.0, 3.0], bounds={quantity: {"digit": bound}, other: {"digit": 0.0}})
+        found[bound] = rule
+        refused = set(table.loc[~table["feasible"], "rule"])
+        assert refused == {rule for rule, fares in scores.items() if fares["digit"][quantity] - plain > bound}
+    assert found == {0.0: "nested:digit=1.5", 0.5: "nested:digit=2", 1.0: "nested:digit=3"}  # a bound is kept where it is reached
+    assert chosen(scores, weights=[1.5, 2.0, 3.0])[0] == "nested:digit=3"
+
+
+def test_a_bound_that_is_broken_under_one_intervention_refuses_the_rule_for_all():
+    scores = {
+        "nested:digit=2": {"digit": {"error": 0.9}, "thickness": {"error": 0.9}},
+        "nested:digit=3": {"digit": {"error": 0.5}, "thickness": {"error": 0.8, "off_target": 0.75}},
+    }
+
+    def rule(**bounds):
+        return chosen(scores, labels=("digit", "thickness"), weights=[2.0, 3.0], bounds={"off_target": bounds})[0]
+
+    assert rule(digit=0.0, thickness=0.25) == "nested:digit=2"
+    assert rule(digit=0.0, thickness=0.5) == "nested:digit=3"
+    assert rule(digit=0.5, thickness=0.0) == "nested:digit=2"
+
+
+def test_the_trade_off_picture_has_every_rule_the_bounds_and_a_star_on_the_chosen_one():
+    points = {  # on target, off target, grey levels
+        "digit": {"plain": (1.0, 0.1, 4.0), "nested:digit=2": (0.5, 0.11, 5.0), "anchored:digit=3": (0.4, 0.5, 9.0),
+                  "paper:digit=2": (0.6, 0.3, 8.0), "cfg:2": (0.3, 0.6, 7.0)},
+        "thickness": {"plain": (0.8, 0.2, 4.5), "nested:digit=2": (0.7, 0.21, 5.5), "anchored:digit=3": (0.9, 0.25, 6.0),
+                      "paper:digit=2": (0.6, 0.35, 8.0), "cfg:2": (0.2, 0.4, 6.5)},
+    }  # fmt: skip
+    assert all(str(parse_guidance(rule)) == rule for rules in points.values() for rule in rules)
+    table = pd.DataFrame(
+        [(rule, do, *numbers, rule == "nested:digit=2") for do, rules in points.items() for rule, numbers in rules.items()],
+        columns=["rule", "do", "on_target", "off_target", "reversibility", "kept"],
+    )
+    bounds = {"off_target": {"digit": 0.02, "thickness": np.inf}, "reversibility": {"digit": 2.0, "thickness": 0.5}}
+    figure = tradeoff_figure(table, bounds)
+    panels = [(do, quantity) for do in points for quantity in ("off_target", "reversibility")]
+    names = {"plain": "plain", "nested": "nested:digit=2", "anchored": "anchored:digit=3", "paper": "paper:digit=2"}
+    names |= {"other": "cfg:2", "chosen": "nested:digit=2"}
+    for axes, (do, quantity) in zip(figure.axes, panels, strict=True):
+        drawn = {some.get_label(): np.asarray(some.get_offsets()) for some in axes.collections}
+        assert set(drawn) == set(names)
+        for name, rule in names.items():
+            on, *costs = points[do][rule]
+            np.testing.assert_allclose(drawn[name], [(costs[quantity == "reversibility"], on)], err_msg=f"{do} {quantity} {name}")
+        limits = [float(line.get_xdata()[0]) for line in axes.lines]
+        bound, base = bounds[quantity][do], points[do]["plain"][1 + (quantity == "reversibility")]
+        assert limits == ([pytest.approx(base + bound)] if np.isfinite(bound) else [])
+        assert ("off target" if quantity == "off_target" else "grey levels") in axes.get_xlabel()
+    written = [text.get_text() for text in figure.texts]
+    assert [words for words in written if words.startswith("do(")] == ["do(digit)", "do(thickness)"]
+    assert "chosen: nested:digit=2" in written
