@@ -336,11 +336,13 @@ def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, Mapping[str, float
     for column, label in enumerate(labels):
         asked = table[table["do"] == label]
         plain, kept = asked[asked["rule"] == "plain"].iloc[0], asked[asked["kept"]].iloc[0]
+        forms = asked["rule"].str.extract(f"({'|'.join(_RULE_COLOURS)})", expand=False).fillna("other")
+        forms = forms.mask(asked["rule"] == "plain")
         page.text(left + column * (width + gap), 0.5, f"do({label})", 10, fontweight="bold")
         for row, (quantity, words) in enumerate(rows.items()):
             axes = page.axes(left + column * (width + gap), top + row * (height + gap), width, height)
-            for place, (form, colour) in enumerate(_RULE_COLOURS.items()):
-                some = asked[asked["rule"].str.contains(form, regex=False)].drop_duplicates([quantity, "on_target"])
+            for place, (form, colour) in enumerate({**_RULE_COLOURS, "other": _LINE_COLOURS[4]}.items()):
+                some = asked[forms == form].drop_duplicates([quantity, "on_target"])
                 if len(some):
                     axes.scatter(
                         some[quantity],
@@ -376,20 +378,23 @@ _COMPARED = {"CFG": ("#8c1c13", "o", "-"), "DCFG paper": ("#2e8b57", "^", ":"), 
              "DCFG nested": ("#1f4e9c", "D", "-.")}  # fmt: skip
 
 
-def reproduction_figure(points: pd.DataFrame) -> Figure:
+def reproduction_figure(points: pd.DataFrame, *, study: str = "") -> Figure:
     """Rules of guidance against each other: what a weight shows of what was asked, moves elsewhere, and loses on the way back.
 
     Args:
         points: of `causalcf.reproduction.trade_off`. A column of panels for every `do`: above, every weight is a point, the least
             and the largest are written beside it; below, there and back by weight. Rules that are asked at one weight alone are
             crosses and pluses of the colour of what they are on top of.
+        study: the title.
     """
     labels = list(dict.fromkeys(points["do"]))
-    width, height, left, top, gap = 2.6, 2.1, 0.8, 0.72, 0.62
+    width, height, left, head, gap = 2.6, 2.1, 0.8, 0.3 if study else 0.0, 0.62
+    top = head + 0.72
     page = _Page(left + len(labels) * (width + gap), top + 2 * (height + gap) + 0.1)
+    page.text(left, 0.28, study, 12, fontweight="bold")
     for column, label in enumerate(labels):
         x = left + column * (width + gap)
-        page.text(x, 0.5, f"do({label})", 10, fontweight="bold")
+        page.text(x, head + 0.5, f"do({label})", 10, fontweight="bold")
         upper, lower = page.axes(x, top, width, height), page.axes(x, top + height + gap, width, height)
         here, several = points[points["do"] == label], label != "all"
         for rule, line in here.groupby("rule", sort=False):
@@ -430,16 +435,21 @@ def reproduction_figure(points: pd.DataFrame) -> Figure:
                 axes.set_ylabel(words, fontsize=8)
         if column == 0:
             lower.legend(fontsize=6.5, frameon=False)
-    page.text(left, 0.24, "readings: log odds (numbers: error, standard deviations); x with APG, + with CFG++", 8, color=QUIET)
+    page.text(
+        left, head + 0.24, "readings: log odds (numbers: error, standard deviations); x with APG, + with CFG++", 8, color=QUIET
+    )
     return page.figure
 
 
-def ladder_figure(examples: Mapping[str, Mapping[tuple[str, float], Counterfactual]], *, rows: int = 6) -> Figure:
+def ladder_figure(
+    examples: Mapping[str, Mapping[tuple[str, float], Counterfactual]], *, rows: int = 6, study: str = ""
+) -> Figure:
     """The same rows under one rule and weight after another, the factual images on top: a block an intervention.
 
     Args:
         examples: by intervention, answers by rule and weight.
         rows: so many of each, from the first on.
+        study: stands before the title of each block.
     """
     if not examples:
         raise DataError("there is no answer to draw: examples is empty.")
@@ -450,7 +460,7 @@ def ladder_figure(examples: Mapping[str, Mapping[tuple[str, float], Counterfactu
         after = {
             rule if weight == 1 else f"{rule}, {weight:g}": _pixels(answers[rule, weight], None)[2] for rule, weight in order
         }
-        blocks[f"do({label})"] = {"factual": factual, **after}
+        blocks[f"{study}, do({label})" if study else f"do({label})"] = {"factual": factual, **after}
     return sheet_figure(blocks, columns=rows)
 
 

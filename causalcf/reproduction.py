@@ -9,7 +9,7 @@
     reversibility          there and back, grey levels                                                            0
     composition            x* under do(A := the value that A has) against x, grey levels: what the rule itself    0
                            does to an image that nothing was asked of
-    realism                Frechet distance of x* from x in the features of the intervened attribute's judge      the floor
+    realism                of what is set, Frechet distance of x* from x in the features of its judge, FD@judge   the floor
     minimality             counterfactual latent divergence of x* from x                                          low
     true_error             x* against the true counterfactual, grey levels, where it is known                     0
 
@@ -59,16 +59,20 @@ __all__ = ["KNOWN", "Reproduction", "reproduce"]
 
 _FORMS: tuple[Form, ...] = ("paper", "anchored", "nested")
 _COMPARED = ("delta_log_odds", "delta_error")  # by which rules are put side by side
+_OF_EACH = (*_COMPARED, "delta_auroc")  # told of every attribute where all are set
 _EXCESS = ("excess_log_odds", "excess_error")  # the same against the true counterfactuals
 _TOLERANCE = 1e-3  # of abduction by Euler's steps
 _SAMPLES = 500  # of the bootstrap of ratios
 _EXTRA = 0.1  # CFG++ multiplies what a weight adds by about ten at the levels that are used here, see `PlusPlus`
 
-KNOWN = {  # study, do: what the paper reports, as summaries of it by others have it; its tables were not at hand
-    ("celebahq", "Smiling"): "DCFG: target +13.1, off target -1.5 points of AUROC",
-    ("mimic_cxr", "finding"): "DCFG: target +18.8, off target +0.6 points of AUROC; CFG about ten times as much off target",
-    ("embed", "circle_marker"): "DCFG: density about 0 points of AUROC",
+_AUROC, _AUROC_OFF = "delta_auroc", "delta_auroc, off target"
+
+KNOWN: dict[tuple[str, str], dict[str, dict[str, str]]] = {
+    ("celebahq", "Smiling"): {"DCFG": {_AUROC: "13.1", _AUROC_OFF: "-1.5"}},
+    ("mimic_cxr", "finding"): {"DCFG": {_AUROC: "18.8", _AUROC_OFF: "0.6"}, "CFG": {_AUROC_OFF: "about ten times DCFG's"}},
+    ("embed", "circle_marker"): {"DCFG": {_AUROC_OFF: "about 0"}},
 }
+"""What the paper reports, as summaries of it by others have it, by study and do, then by rule and column of the table."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,10 @@ class Reproduction:
     """What the experiments gave.
 
     Attributes:
-        table: one row a number. Columns: `rule`, `weight`, `do` (`all` sets every attribute), `measure`, `attribute`, `role`
-            (`target`, `off target` or empty), `value`, its interval `low` to `high`, `floor`, `truth` (what true counterfactual
-            images give), `least` and `most` of single seeds, `unit`, `n` rows.
+        table: one row a number. Columns: `rule`, `weight` (of CFG++ the one that it stands for, see `reproduce`), `do` (`all`
+            sets every attribute), `measure`, `attribute` (of realism, whose judge), `role` (`target`, `off target` or empty),
+            `value`, its interval `low` to `high`, `floor`, `truth` (what true counterfactual images give), `least` and `most` of
+            single seeds, `unit`, `n` rows.
         equal: the rules where they show what was asked equally well, see `at_equal_target`.
         examples: answers by intervention, rule and weight, for the picture.
         settings: study, different rows, seeds, weights, levels and how the model was made.
@@ -100,13 +105,13 @@ class Reproduction:
         """On target against off target, and there and back by weight: a column of panels for every intervention."""
         from causalcf.plot import reproduction_figure
 
-        return reproduction_figure(trade_off(self.table))
+        return reproduction_figure(trade_off(self.table), study=self.settings["study"])
 
     def picture(self) -> Figure:
         """The first rows under classifier-free and decoupled guidance, weight by weight."""
         from causalcf.plot import ladder_figure
 
-        return ladder_figure(self.examples)
+        return ladder_figure(self.examples, study=self.settings["study"])
 
     def save(self, directory: str | Path) -> dict[str, Path]:
         """Write `numbers.csv`, `equal.csv`, `results.md`, `results.json`, `tradeoff.png` and `images.png` into a directory."""
@@ -142,13 +147,15 @@ class Reproduction:
             "",
             f"{told['rows']} held-out rows over seeds {', '.join(map(str, told['seeds']))}{shared}, {told['back']} of them there "
             f"and back; {told['steps']} levels. A cell is the number with its 95 % interval. Off target is the mean over the "
-            "attributes that must stay, with its sign: above 0 they are easier to read than on the real image.",
+            "attributes that must stay, with its sign: above 0 they are easier to read than on the real image. The floor is what "
+            "real images give, or is known; that of FD@judge is half the distance between two halves of them.",
         ]
         for label in dict.fromkeys(self.table["do"]):
             lines += ["", f"## do({label})", ""]
-            if (study, label) in KNOWN:
-                lines += [f"The paper, on real images, as summaries of it tell: {KNOWN[study, label]}.", ""]
-            lines += _markdown(_wide(self.table[self.table["do"] == label], str(label)))
+            known = KNOWN.get((study, label), {})
+            if known:
+                lines += ["The last rows are the paper's, on real images, as summaries of it by others tell.", ""]
+            lines += _markdown(_wide(self.table[self.table["do"] == label], str(label), known))
         if len(self.equal):
             lines += ["", "## Where rules show what was asked equally well", ""]
             lines += [
@@ -185,22 +192,34 @@ def _with_intervals(equal: pd.DataFrame) -> pd.DataFrame:
     return told
 
 
-def _wide(table: pd.DataFrame, label: str) -> pd.DataFrame:
-    """A row a rule and weight, a column a measure; attributes that must stay are put together by their mean."""
-    rows = []
-    for (rule, weight), some in table.groupby(["rule", "weight"], sort=False):
-        row: dict[str, Any] = {"rule": rule, "weight": f"{weight:g}"}
-        for one in some[some["role"] == "target"].itertuples(index=False):
-            if one.attribute == label or (label == "all" and one.measure in _COMPARED):
-                row[one.measure if one.attribute == label else f"{one.measure}, {one.attribute}"] = _cell(
-                    one.value, one.low, one.high
-                )
-        for measure, others in some[some["role"] == "off target"].groupby("measure", sort=False):
-            row[f"{measure}, off target"] = _cell(float(others["value"].mean()))
-        for one in some[some["role"] == ""].itertuples(index=False):
-            row[one.measure] = _cell(one.value, one.low, one.high)
-        rows.append(row)
+def _wide(table: pd.DataFrame, label: str, known: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+    """A row a rule and weight, a column a measure; the floor; and what is `known` from the paper, by rule."""
+    by_rule = table.groupby(["rule", "weight"], sort=False)
+    rows = [{"rule": rule, "weight": _strength(rule, weight), **_cells(some, label)} for (rule, weight), some in by_rule]
+    first = next(some for _, some in by_rule)  # the floors of all rules are those of the same images
+    rows.append({"rule": "floor", **_cells(first.assign(value=first["floor"], low=np.nan, high=np.nan), label)})
+    rows += [{"rule": f"the paper, {rule}", **cells} for rule, cells in known.items()]
     return pd.DataFrame(rows).fillna("–")
+
+
+def _strength(rule: str, weight: float) -> str:
+    """The weight, and what was asked in its stead."""
+    return f"{weight:g} (as {_plus_plus(weight):g})" if rule.endswith("CFG++") else f"{weight:g}"
+
+
+def _cells(some: pd.DataFrame, label: str) -> dict[str, str]:
+    """By measure; attributes that must stay are put together by their mean."""
+    row = {}
+    for one in some[some["role"] == "target"].itertuples(index=False):
+        if one.attribute == label or (label == "all" and one.measure in _OF_EACH):
+            name = one.measure if one.attribute == label else f"{one.measure}, {one.attribute}"
+            row[name] = _cell(one.value, one.low, one.high)
+    for measure, others in some[some["role"] == "off target"].groupby("measure", sort=False):
+        row[f"{measure}, off target"] = _cell(float(others["value"].mean()))
+    for one in some[some["role"] == ""].itertuples(index=False):
+        name = "FD@judge" if one.measure == "realism" else one.measure
+        row[name if one.attribute in ("", label) else f"{name}, {one.attribute}"] = _cell(one.value, one.low, one.high)
+    return row
 
 
 # ------------------------------------------------------------------ the rules
@@ -219,10 +238,15 @@ def _rules(
         return
     for name, inner in (("CFG", ClassifierFree), ("DCFG nested", _nested)):
         yield f"{name}, APG", middle, Projected(inner(middle)), False
-        yield f"{name}, CFG++", middle, PlusPlus(inner(1 + _EXTRA * (middle - 1))), False
+        yield f"{name}, CFG++", middle, PlusPlus(inner(_plus_plus(middle))), False
     top = max(weights)
     for name in parents:
         yield f"DCFG nested, {name} alone", top, Decoupled(1.0, form="nested", weights={name: top}), True
+
+
+def _plus_plus(weight: float) -> float:
+    """The weight of CFG++ that stands for another's."""
+    return 1 + _EXTRA * (weight - 1)
 
 
 def _nested(weight: float) -> Decoupled:
@@ -264,8 +288,8 @@ def _numbers(found: Sequence[Measured], scale: Mapping[str, float]) -> list[Meas
                     kept.append(Measured(name, (one.value - other) / scale[one.attribute], unit="standard deviation", **about))
         elif one.measure == "effectiveness" and role == "target":
             kept.append(replace(one, measure="accuracy", role=role))
-        elif one.measure == "realism" and one.attribute == one.do.split(",")[0]:
-            kept.append(replace(one, attribute="", role=""))
+        elif one.measure == "realism" and one.do in (one.attribute, "all"):
+            kept.append(replace(one, role=""))
         elif one.measure in ("minimality", "true_error"):
             kept.append(replace(one, attribute=""))
         elif one.measure == "reversibility.1":

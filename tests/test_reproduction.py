@@ -1,20 +1,38 @@
 """The paper's experiments: what is compared, where rules are compared, and what one command writes."""
 
+import inspect
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import causalcf as ccf
 from causalcf.cli import main
+from causalcf.datasets.phantoms.studies import phantom
+from causalcf.datasets.readers import read_study
 from causalcf.graph import load_graph
 from causalcf.measures import Measured
 from causalcf.metrics import image_distance
-from causalcf.plot import ladder_figure, reproduction_figure
-from causalcf.reproduction import _again, _lines, _log_odds, _rules, _table, at_equal_target, reproduce, trade_off
+from causalcf.plot import ladder_figure
+from causalcf.reproduction import (
+    KNOWN,
+    _again,
+    _lines,
+    _log_odds,
+    _numbers,
+    _rules,
+    _table,
+    at_equal_target,
+    reproduce,
+    trade_off,
+)
+from causalcf.scoring import AuditedRows, score_judged
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +52,13 @@ def found(shipped, held_out, so_far):
         shipped, held_out, weights=(1.0, 3.0), forms=("paper", "nested"), adjusted=False, seeds=(0, 1), rows=4, again_rows=2,
         steps=4, truth=ccf.recipe("morphomnist").truth, watch=so_far.append,
     )  # fmt: skip
+
+
+def tables(text):
+    """Those of `results.md`, by heading, with their cells as they are written."""
+    parts = [part.splitlines() for part in text.split("\n## ")[1:]]
+    lines = {part[0]: [line.strip("| ").split(" | ") for line in part if line.startswith("| ")] for part in parts}
+    return {heading: pd.DataFrame(rows[1:], columns=rows[0]).set_index("rule") for heading, rows in lines.items()}
 
 
 def test_log_odds_are_those_of_the_label_that_should_be_seen():
@@ -66,8 +91,17 @@ def test_every_rule_of_the_paper_is_asked_and_the_adjusted_ones_at_the_weight_ne
     assert {name: weight for name, weight in plain if "APG" in name or "CFG++" in name} == {
         "CFG, APG": 1.5, "CFG, CFG++": 1.5, "DCFG nested, APG": 1.5, "DCFG nested, CFG++": 1.5,
     }  # fmt: skip
+    assert {rule.inner.weight for name, _, rule, _ in rules if "CFG++" in name} == {1.05}  # a tenth of what 1.5 adds
     alone = {name: rule.weights for name, _, rule, every in rules if every}
     assert alone == {"DCFG nested, a alone": {"a": 2.5}, "DCFG nested, b alone": {"b": 2.5}}
+
+
+def test_unless_told_weights_go_from_1_to_3_by_a_half_and_there_are_three_seeds():
+    settings = {name: one.default for name, one in inspect.signature(reproduce).parameters.items()}
+    assert settings["weights"] == (1.0, 1.5, 2.0, 2.5, 3.0)
+    assert settings["seeds"] == (0, 1, 2)
+    assert settings["forms"] == ("paper", "anchored", "nested")
+    assert settings["adjusted"] is True
 
 
 def numbers(rule, points):
@@ -144,9 +178,193 @@ def test_the_numbers_are_of_all_seeds_and_lie_between_those_of_each(found):
     assert set(table.loc[table["measure"] == "true_error", "do"]) == {"thickness", "intensity"}  # of a digit none is known
 
 
+def one_number(table, measure, do, attribute, rule="CFG", weight=1.0):
+    """The row of a number, and that there is one."""
+    asked = {"measure": measure, "do": do, "attribute": attribute, "rule": rule, "weight": weight}
+    (row,) = table[np.logical_and.reduce([table[name] == value for name, value in asked.items()])].to_dict("records")
+    return row
+
+
+def test_every_rule_tells_the_cost_of_every_intervention(found):
+    table = found.table
+    asked = table[["rule", "weight", "do"]].drop_duplicates()
+    assert len(asked) == 3 * 2 * 4
+    for measure, unit in (("composition", "grey level"), ("minimality", "CLD"), ("reversibility", "grey level")):
+        some = table[table["measure"] == measure]
+        assert len(some) == len(asked) == len(some.merge(asked))
+        assert set(some["unit"]) == {unit}
+        assert set(some["role"]) == {""}
+        assert np.isfinite(some[["value", "low", "high"]]).all(axis=None)
+        assert ((some["low"] <= some["value"] + 1e-9) & (some["value"] <= some["high"] + 1e-9)).all()
+    assert table.loc[table["measure"] == "minimality", "value"].between(0, 1).all()  # log(.2 e^p + .8 e^q), p and q shares
+    right = table[table["measure"] == "accuracy"]
+    assert set(zip(right["do"], right["attribute"], right["role"], strict=True)) == {
+        ("digit", "digit", "target"), ("all", "digit", "target"),
+    }  # fmt: skip
+    assert right["value"].between(0, 1).all()
+    wrong = table[table["measure"] == "error"]
+    assert set(zip(wrong["do"], wrong["attribute"], wrong["role"], strict=True)) == {
+        ("thickness", "thickness", "target"), ("thickness", "intensity", "target"), ("intensity", "thickness", "off target"),
+        ("intensity", "intensity", "target"), ("digit", "thickness", "off target"), ("digit", "intensity", "off target"),
+        ("all", "thickness", "target"), ("all", "intensity", "target"),
+    }  # fmt: skip
+    assert (wrong["value"] > 0).all()
+    assert (wrong["floor"] > 0).all()
+
+
+def test_asked_for_what_they_have_images_move_the_same_under_every_intervention_without_guidance_and_more_with_it(found):
+    still = {do: one_number(found.table, "composition", do, "")["value"] for do in ("thickness", "intensity", "digit", "all")}
+    assert list(still.values()) == pytest.approx([still["digit"]] * 4, abs=0.05)
+    for do, moved in still.items():
+        assert 0 < moved < one_number(found.table, "reversibility", do, "")["value"]  # one way there costs less than two
+        assert moved < one_number(found.table, "composition", do, "", weight=3.0)["value"]
+
+
+def test_what_labels_gain_in_auroc_is_told_on_and_off_target(found):
+    gains = found.table[found.table["measure"] == "delta_auroc"]
+    asked = set(zip(gains["do"], gains["attribute"], gains["role"], strict=True))
+    assert asked == {("thickness", "digit", "off target"), ("intensity", "digit", "off target"), ("digit", "digit", "target"),
+                     ("all", "digit", "target")}  # fmt: skip
+    assert len(gains) == 3 * 2 * 4
+    assert gains["value"].between(-100, 100).all()
+    assert set(gains["unit"]) == {"point of AUROC"}
+    assert set(gains["floor"]) == {0.0}
+    told = tables(found.to_markdown())
+    for do, column in (("thickness", "delta_auroc, off target"), ("digit", "delta_auroc"), ("all", "delta_auroc, digit")):
+        value = one_number(gains, "delta_auroc", do, "digit", "CFG", 3.0)["value"]
+        rows = told[f"do({do})"]
+        cell = rows.loc[rows["weight"] == "3", column]["CFG"]
+        assert float(cell.split(" ")[0]) == pytest.approx(value, rel=5e-3)
+        assert rows.loc["floor", column] == "0"
+
+
+class Careless:
+    """Reads a digit off a random projection of the image."""
+
+    states = load_graph("morphomnist").node("digit").states
+
+    def scores(self, images):
+        return images.reshape(len(images), -1) / 255 @ np.random.default_rng(0).normal(size=(images[0].size, 10))
+
+    def __call__(self, images):
+        return np.array(self.states, dtype=object)[self.scores(images).argmax(axis=1)]
+
+
+def gain(judge, answer):
+    """Points of AUROC of the digit, the mean over the labels, counterfactual minus factual."""
+    means = []
+    for batch in (answer.batch, answer.factual):
+        shown, scores = batch.frame["digit"].to_numpy(), judge.scores(np.asarray(batch.images["image"]))
+        areas = [roc_auc_score(shown == label, scores[:, Careless.states.index(label)]) for label in set(shown)]
+        means.append(np.mean(areas))
+    return 100 * (means[0] - means[1])
+
+
+@pytest.mark.parametrize(("do", "role"), [("thickness", "off target"), ("digit", "target")])
+def test_what_a_label_gains_in_auroc_is_what_scikit_learn_gives(shipped, so_far, do, role):
+    judge, answer = Careless(), so_far[0].examples[do]["CFG", 3.0]
+    rows = AuditedRows(shipped, answer.factual, slice(0, 4), {"digit": judge}, {})
+    (one,) = [one for one in _numbers(score_judged(rows, answer, do, None), {}) if one.measure == "delta_auroc"]
+    assert (one.attribute, str(one.role)) == ("digit", role)
+    assert gain(judge, answer) != 0
+    assert one.number() == pytest.approx(gain(judge, answer))
+
+
+def frechet(one, other):
+    """Of two samples of features, by the singular values of the product of what is left without the means."""
+    left = [(part - part.mean(axis=0)) / np.sqrt(len(part)) for part in (one, other)]
+    cross = np.linalg.svd(left[0] @ left[1].T, compute_uv=False).sum()
+    return ((one.mean(axis=0) - other.mean(axis=0)) ** 2).sum() + sum((part**2).sum() for part in left) - 2 * cross
+
+
+def divergence(answer, features, name):
+    """Minimality: log(.2 e^P(other rows of the new value are as near) + .8 e^P(other rows of the old value are as far))."""
+    real, mine = features(answer.factual.images["image"]), features(answer.images["image"])
+    had, asked = answer.factual.frame[name].to_numpy(), answer.frame[name].to_numpy()
+    found = []
+    for row, moved in enumerate(np.linalg.norm(mine - real, axis=1)):
+        apart = np.linalg.norm(real - real[row], axis=1)
+        shares = []
+        for value, meets in ((asked[row], apart <= moved), (had[row], apart >= moved)):
+            near = had == value if name == "digit" else np.abs(had - value) == np.abs(had - value).min()  # a tenth of 4 is 1
+            near[row] = False
+            shares.append(meets[near].mean() if near.any() else 0.5)
+        found.append(np.log(0.2 * np.exp(shares[0]) + 0.8 * np.exp(shares[1])))
+    return np.mean(found)
+
+
+def test_the_numbers_of_a_seed_are_those_that_its_pictures_give(shipped, so_far):
+    table, examples, judges = so_far[0].table, so_far[0].examples, shipped.judges
+    features = judges["digit"].features
+    for do, answers in examples.items():
+        for (name, weight), answer in answers.items():
+            told = partial(one_number, table, do=do, rule="CFG" if name == "no guidance" else name, weight=weight)
+            shown, real = answer.images["image"], answer.factual.images["image"]
+            for number in ("thickness", "intensity"):
+                assert told("error", attribute=number)["value"] == pytest.approx(
+                    np.abs(judges[number](shown) - answer.frame[number]).mean()
+                )
+            assert told("delta_auroc", attribute="digit")["value"] == pytest.approx(gain(judges["digit"], answer), abs=1e-9)
+            assert told("minimality", attribute="")["value"] == pytest.approx(divergence(answer, features, do))
+            if do == "digit":
+                right = judges["digit"](shown) == answer.frame["digit"].to_numpy()
+                assert told("accuracy", attribute="digit")["value"] == right.mean()
+                realism = told("realism", attribute="digit")
+                assert realism["value"] == pytest.approx(frechet(features(shown), features(real)), rel=1e-3)
+                halves = features(real[::2]), features(real[1::2])
+                assert realism["floor"] == pytest.approx(frechet(*halves) / 2, rel=1e-3)
+
+
+def test_how_real_images_look_is_told_by_the_judge_of_each_attribute_that_is_set(found):
+    real = found.table[found.table["measure"] == "realism"]
+    assert set(zip(real["do"], real["attribute"], real["role"], strict=True)) == {("digit", "digit", ""), ("all", "digit", "")}
+    assert len(real) == 3 * 2 * 2  # thickness and intensity are read by rulers, which see no features
+    assert (real["value"] > 0).all()
+    assert real["floor"].nunique() == 1  # of the same images
+    told = tables(found.to_markdown())
+    for do, column in (("digit", "FD@judge"), ("all", "FD@judge, digit")):
+        row = one_number(real, "realism", do, "digit")
+        assert float(told[f"do({do})"].loc["floor", column]) == pytest.approx(row["floor"], rel=5e-3)
+        assert float(told[f"do({do})"].loc["CFG", column].iloc[0]) == pytest.approx(row["value"], rel=5e-3)
+    assert "realism" not in found.to_markdown()
+
+
+def test_where_all_is_set_every_judge_that_sees_features_tells_how_real_images_look():
+    rows = np.random.default_rng(0).normal(size=(6, 2, 2))
+
+    def realism(do, name):
+        return Measured("realism", rows[:, 0], do=do, attribute=name, statistic="frechet", floor=rows[:, 1])
+
+    found = [realism(do, name) for do in ("a", "all") for name in ("a", "b")]
+    assert [(one.do, one.attribute) for one in _numbers(found, {})] == [("a", "a"), ("all", "a"), ("all", "b")]
+
+
+@pytest.mark.parametrize(
+    ("study", "do", "rule", "target", "off"),
+    [
+        ("celebahq", "Smiling", "DCFG", "13.1", "-1.5"),
+        ("mimic_cxr", "finding", "DCFG", "18.8", "0.6"),
+        ("mimic_cxr", "finding", "CFG", "–", "about ten times DCFG's"),
+        ("embed", "circle_marker", "DCFG", "–", "about 0"),
+    ],
+)
+def test_what_the_paper_reports_of_a_study_is_a_row_of_its_table(found, study, do, rule, target, off):
+    assert do in load_graph(study).parents("image")
+    mine = found.table[found.table["do"] == "digit"].replace("digit", do)
+    told = replace(found, table=mine, settings={**found.settings, "study": study}).to_markdown()
+    row = tables(told)[f"do({do})"].loc[f"the paper, {rule}"]
+    assert (row["weight"], row["delta_auroc"], row["delta_auroc, off target"]) == ("–", target, off)
+    assert told.count("| the paper, ") == len(KNOWN[study, do])
+    assert "the paper" not in found.to_markdown()
+
+
 def test_the_figures_have_a_panel_for_every_intervention_and_a_row_for_every_rule(found):
-    assert len(reproduction_figure(trade_off(found.table)).axes) == 2 * 4
-    assert len(ladder_figure(found.examples).axes) == 3 * 4 * (1 + 3)
+    figure, picture = found.figure(), found.picture()
+    assert len(figure.axes) == 2 * 4
+    assert len(picture.axes) == 3 * 4 * (1 + 3)
+    assert "morphomnist" in [text.get_text() for text in figure.texts]
+    titles = {f"morphomnist, do({name})" for name in ("thickness", "intensity", "digit")}
+    assert titles <= {text.get_text() for text in picture.texts}
     with pytest.raises(ccf.DataError, match="no answer to draw"):
         ladder_figure({})
 
@@ -162,7 +380,48 @@ def test_one_command_writes_tables_and_figures(tmp_path, capsys):
     text = (out / "results.md").read_text()
     assert "## do(thickness)" in text
     assert "| CFG | 2 |" in text
+    for do, rows in tables(text).items():
+        if do.startswith("do("):
+            assert {rule: rows.loc[rule, "weight"] for rule in ("CFG, CFG++", "DCFG nested, CFG++", "CFG, APG", "floor")} == {
+                "CFG, CFG++": "2 (as 1.1)", "DCFG nested, CFG++": "2 (as 1.1)", "CFG, APG": "2", "floor": "–",
+            }  # fmt: skip
     assert len(pd.read_csv(out / "numbers.csv")) == len(told["numbers"])
+
+
+def test_a_study_is_fitted_to_its_data_once_and_asked_of_its_held_out_rows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
+    monkeypatch.setattr("causalcf.judges._FEWEST_STEPS", 5)
+    monkeypatch.setattr("causalcf.reproduction.reproduce", partial(reproduce, forms=("nested",), adjusted=False))
+    data, out = phantom("celebahq").write(tmp_path / "faces", 60), tmp_path / "r"
+    command = ["reproduce", "celebahq", "--data", str(data), "--out", str(out), "--steps", "2", "--phantom", "0", "--json"]
+    few = ["--n", "2", "--again-rows", "2", "--levels", "2", "--weight", "1", "--weight", "2", "--seed", "0"]
+    assert main([*command, *few]) == 0
+    table = pd.DataFrame(json.loads(capsys.readouterr().out)["numbers"])
+    assert ccf.load(out / "model").graph.name == "celebahq"
+    errors = table[table["measure"] == "true_error"]
+    assert sorted(set(errors["do"])) == ["Male", "Smiling", "Young", "all"]
+    assert (errors["value"] > 0).all()
+    told = tables((out / "results.md").read_text())
+    assert told["do(Smiling)"].loc["the paper, DCFG", "delta_auroc"] == "13.1"
+    assert {"true_error", "FD@judge, Smiling", "FD@judge, Male", "FD@judge, Young"} <= set(told["do(all)"])
+    assert (told["do(all)"].loc["CFG", "true_error"] != "–").all()
+
+    asked = {}
+
+    def experiments(scm, batch, **settings):
+        asked.update(settings, batch=batch)
+        raise ccf.DataError("these are the experiments")
+
+    monkeypatch.setattr("causalcf.reproduction.reproduce", experiments)
+    monkeypatch.setattr("causalcf.cli_reproduce.fit_study", None)  # the model is there
+    assert main(command) == 2
+    assert "these are the experiments" in capsys.readouterr().err
+    held_out = read_study("celebahq", data).split("test")
+    assert asked["batch"].frame.index.tolist() == held_out.frame.index.tolist() == list(range(54, 60))
+    true = asked["truth"](SimpleNamespace(frame=held_out.frame))
+    assert np.array_equal(true, held_out.images["image"][:])  # of what happened, the true counterfactual is the picture itself
+    assert (asked["rows"], asked["again_rows"]) == (64, 32)
+    assert not {"weights", "seeds"} & set(asked)  # those of `reproduce`
 
 
 @pytest.mark.parametrize(

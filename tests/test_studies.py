@@ -92,7 +92,8 @@ SEEN = [
     ("mimic_cxr", "sex", "Female", "Male"), ("mimic_cxr", "age", 30.0, 90.0), ("mimic_cxr", "race", "White", "Asian"),
     ("mimic_cxr", "race", "White", "Black"), ("mimic_cxr", "race", "Asian", "Black"),
     ("mimic_cxr", "finding", "No Finding", "Pleural Effusion"),
-    ("embed", "density", "A", "B"), ("embed", "density", "B", "C"), ("embed", "density", "C", "D"), ("embed", "circle_marker", 0, 1),
+    ("embed", "density", "A", "B"), ("embed", "density", "B", "C"), ("embed", "density", "C", "D"),
+    ("embed", "circle_marker", 0, 1),
 ]  # fmt: skip
 
 
