@@ -312,6 +312,9 @@ class Decoupled(Grouped):
                 f"guidance has a weight or a group for {', '.join(unknown)}, which is no parent of the image. "
                 f"Its parents are: {', '.join(parents)}."
             )
+        odd = sorted(name for name, group in self._explicit.items() if name in parents and name not in group)
+        if odd:
+            raise DataError(f"guidance has a group '{odd[0]}' without the parent {odd[0]}. Call the group otherwise.")
         found: list[tuple[Shown, Any]] = [
             (frozenset(group), self.weights.get(name, self.weight) if changed & set(group) else still.get(name, others))
             for name, group in self._explicit.items()

@@ -32,7 +32,8 @@ def test_demo_writes_its_files_and_prints_a_table(tmp_path, capsys):
         assert str(tmp_path / "demo" / name) in printed
 
 
-def test_the_demo_of_faces_compares_two_kinds_of_guidance(tmp_path, capsys):
+def test_the_demo_of_faces_compares_two_kinds_of_guidance(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("causalcf.store.load", lambda name, load=load: load(name).configured(steps=4))
     out = tmp_path / "faces"
     assert main(["demo", "--study", "celebahq", "--n", "2", "--out", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -80,6 +81,7 @@ def test_guidance_is_read_as_typed():
 
 def test_fit_trains_a_model_that_can_be_audited(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
+    monkeypatch.setattr("causalcf.judges._FEWEST_STEPS", 10)
     out = tmp_path / "mine"
     assert main(["fit", "morphomnist", "--out", str(out), "--steps", "2", "--rows", "150", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["made"]

@@ -326,6 +326,7 @@ def test_rows_of_a_folder_are_dealt_out_by_person_unless_its_table_says_how(ward
 
 def test_a_model_of_a_folder_is_fitted_and_audited_on_the_rows_it_was_not_fitted_to(ward, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
+    monkeypatch.setattr("causalcf.judges._FEWEST_STEPS", 10)
     model, out = str(tmp_path / "model"), str(tmp_path / "audit")
     fit = ["fit", "morphomnist", "--data", str(ward), "--person", "person", "--out", model, "--steps", "2", "--batch-size", "8"]
     assert main([*fit, "--json"]) == 0

@@ -230,6 +230,9 @@ def test_one_parent_alone_is_classifier_free_guidance_in_every_form():
 
 
 def test_a_weight_for_something_that_is_no_parent_is_an_error():
+    odd = Decoupled(2.0, groups={"a": ["b"]}, weights={"a": 3.0})
+    with pytest.raises(DataError, match=r"a group 'a' without the parent a\. Call the group otherwise"):
+        odd.terms(["a", "b"], frozenset({"b"}), 0)
     with pytest.raises(DataError, match=r"thicknes, which is no parent of the image\. Its parents are: thickness, digit"):
         Decoupled(weights={"thicknes": 2.0}).terms(["thickness", "digit"], shown(["digit"]), 0)
 

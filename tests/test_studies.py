@@ -544,6 +544,7 @@ def test_phantoms_are_drawn_and_looked_at_from_the_command_line(tmp_path, capsys
 
 def test_a_study_is_fitted_to_data_as_released_and_audited(written, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
+    monkeypatch.setattr("causalcf.judges._FEWEST_STEPS", 10)
     model, data = str(tmp_path / "faces"), str(written["celebahq"])
     assert main(["fit", "celebahq", "--data", data, "--out", model, "--steps", "1", "--batch-size", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["made"]["data"]["dealt"] is False
@@ -564,6 +565,7 @@ def test_a_study_is_fitted_to_data_as_released_and_audited(written, tmp_path, ca
 @pytest.mark.parametrize(("asked", "side"), [([], 64), (["--size", "32"], 32)])
 def test_a_small_network_sees_large_images_scaled(written, tmp_path, capsys, monkeypatch, asked, side):
     monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
+    monkeypatch.setattr("causalcf.judges._FEWEST_STEPS", 10)
     model, data = str(tmp_path / "chests"), str(written["mimic_cxr"])
     fit = ["fit", "mimic_cxr", "--data", data, "--out", model, "--steps", "1", "--batch-size", "4", "--json", *asked]
     assert main(fit) == 0

@@ -208,10 +208,10 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path):
     """kill -9 in the middle; the rest in a new process."""
     steps = 60
     process = run(tmp_path, "killed", steps, wait=False)
-    state = tmp_path / "killed.checkpoints" / "image"
+    kept = tmp_path / "killed.checkpoints" / "image"
 
     def reached():
-        return max((int(path.name.removeprefix("step-")) for path in state.glob("step-*")), default=0)
+        return max((int(path.name.removeprefix("step-")) for path in kept.glob("step-*")), default=0)
 
     until = time.monotonic() + 120
     while reached() < 3 and time.monotonic() < until:
