@@ -18,6 +18,7 @@ __all__ = ["demo"]
 _FACES = "celebahq_dependent"  # the shipped model of drawn faces
 _UNSEEN = 1  # added to the seed of the phantom: the model was fitted to that of seed 0
 _WEIGHTS = (1.0, 2.5)
+_LEVELS = 20  # of noise each way, not the model's 25: two minutes are enough of a demo
 
 
 def demo(
@@ -52,6 +53,6 @@ def _faces(out: Path, rows: int, seed: int, as_json: bool) -> None:
     scm, drawn = load(_FACES), phantom(_FACES, seed=seed + _UNSEEN)
     found = reproduce(
         scm, drawn.batch(rows), weights=_WEIGHTS, forms=("nested",), adjusted=False, seeds=[seed], rows=rows,
-        again_rows=min(rows, 16), truth=lambda answer: drawn.images(answer.frame), progress=not as_json,
+        again_rows=min(rows, 16), steps=_LEVELS, truth=lambda answer: drawn.images(answer.frame), progress=not as_json,
     )  # fmt: skip
     finish(found, out, as_json, start)

@@ -33,7 +33,7 @@ def test_demo_writes_its_files_and_prints_a_table(tmp_path, capsys):
 
 
 def test_the_demo_of_faces_compares_two_kinds_of_guidance(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("causalcf.store.load", lambda name, load=load: load(name).configured(steps=4))
+    monkeypatch.setattr("causalcf.cli_demo._LEVELS", 4)
     out = tmp_path / "faces"
     assert main(["demo", "--study", "celebahq", "--n", "2", "--out", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
