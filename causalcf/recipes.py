@@ -147,8 +147,13 @@ def at_size(graph: CausalGraph, directory: str | Path, *, size: int | None = Non
     """
     if size is not None:
         return graph.resized(size)
-    side = max((graph.node(graph.images[0]).shape or (1, _SMALL, _SMALL))[1:]) if graph.images else 0
+    side = _side(graph) if graph.images else 0
     return graph.resized(_SMALL) if small and side > _SMALL and is_study(graph, directory) else graph
+
+
+def _side(graph: CausalGraph) -> int:
+    """Pixels of the longer side of a graph's image."""
+    return max((graph.node(graph.images[0]).shape or (1, _SMALL, _SMALL))[1:])
 
 
 def _network(graph: CausalGraph, small: bool) -> dict[str, Any]:
@@ -192,8 +197,12 @@ def recipe_for(released: Released, *, small: bool = True) -> Recipe:
     if small:
         training |= {"steps": 2500, "decorrelate": 0.6}
     else:
-        large = max((graph.node(graph.images[0]).shape or (1, _SMALL, _SMALL))[1:]) > _SMALL
-        training |= {"batch_size": 32 if large else 128, "learning_rate": 1e-4, "ema_decay": 0.9999, "optimiser": "adamw"}
+        training |= {
+            "batch_size": 32 if _side(graph) > _SMALL else 128,
+            "learning_rate": 1e-4,
+            "ema_decay": 0.9999,
+            "optimiser": "adamw",
+        }
     return Recipe(
         draw,
         scm,

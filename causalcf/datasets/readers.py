@@ -56,7 +56,11 @@ def read_study(study: str, directory: str | Path, graph: CausalGraph | None = No
 
 def is_study(graph: CausalGraph, directory: str | Path) -> bool:
     """Whether a directory has a study's data as released, and not a folder of images with its table."""
-    return graph.name in READERS and not list(Path(directory).glob("metadata.*"))
+    return _is_released(graph.name, directory)
+
+
+def _is_released(study: str, directory: str | Path) -> bool:
+    return study in READERS and not list(Path(directory).glob("metadata.*"))
 
 
 def open_data(
@@ -134,7 +138,7 @@ def check_data(
     Raises:
         DataError: a file or column is missing, or an image is damaged.
     """
-    if study in READERS and not list(Path(directory).glob("metadata.*")):
+    if _is_released(study, directory):
         found = read_study(study, directory)
     else:
         found = split_folder(directory, load_graph(study), person=person, resize=resize)
