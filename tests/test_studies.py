@@ -80,6 +80,12 @@ def test_a_reader_finds_in_a_phantom_what_was_drawn(written, study):
     assert sum(len(found.split(name)) for name in ("train", "judge", "valid", "test")) == 40
 
 
+def test_faces_are_labelled_by_what_is_drawn_alone(written):
+    said = {study: _labels(next(written[study].rglob("*-anno.txt"))) for study in ("celebahq", "celebahq_dependent")}
+    assert said["celebahq_dependent"]["No_Beard"].nunique() == 2
+    assert not said["celebahq"].drop(columns=["Smiling", "Male", "Young"]).to_numpy().any()
+
+
 @pytest.mark.parametrize("study", PHANTOMS)
 def test_a_reader_decodes_with_as_many_threads_as_it_is_told(written, study):
     assert read_study(study, written[study], jobs=3).batch.images["image"].jobs == 3
