@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,6 +139,11 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
+def group_codes(groups: NDArray[Any]) -> NDArray[np.int64]:
+    """Of every row the number of its group, from 0, in the order of their names, which may be words and numbers: (row,)."""
+    return np.asarray(pd.factorize(np.asarray(groups), sort=True)[0], dtype=np.int64)
+
+
 def resamples(rows: int, *, seed: int, draws: int = _DRAWS, groups: NDArray[Any] | None = None) -> NDArray[np.int64]:
     """How often each bootstrap sample draws every row, (draw, row).
 
@@ -150,7 +156,7 @@ def resamples(rows: int, *, seed: int, draws: int = _DRAWS, groups: NDArray[Any]
     generator = np.random.Generator(np.random.Philox(seed))
     if groups is None:
         return np.asarray(generator.multinomial(rows, np.full(rows, 1 / rows), size=draws))
-    codes = np.unique(groups, return_inverse=True)[1]
+    codes = group_codes(groups)
     count = int(codes.max()) + 1
     return np.asarray(generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, codes])
 

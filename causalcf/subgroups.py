@@ -19,6 +19,7 @@ import pandas as pd
 
 from causalcf.errors import DataError
 from causalcf.measures import Measured, score_table
+from causalcf.metrics import group_codes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -196,7 +197,7 @@ def _signed(
     rows: NDArray[np.float64], member: NDArray[np.float64], owners: NDArray[np.generic], generator: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """As `_permuted`, of rows that belong to owners, (row,): under random signs of what each owner adds to a difference."""
-    owner = np.unique(owners, return_inverse=True)[1]
+    owner = group_codes(owners)
     order = np.argsort(owner, kind="stable")
     starts = np.flatnonzero(np.diff(owner[order], prepend=-1))
     rounding = 1e-12 * (1 + np.abs(rows).max(axis=0)) * np.sqrt(len(rows))

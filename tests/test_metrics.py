@@ -61,6 +61,12 @@ def test_a_weight_counts_a_row_so_many_times(drawn, name):
     assert weighted == pytest.approx(STATISTICS[name](repeated, np.ones((1, len(repeated)))))
 
 
+def test_groups_are_drawn_the_same_whatever_they_are_called():
+    numbers = np.array([3, 1, 2, 3, 1, 10])
+    mixed = np.array(["b", 1, "a", "b", 1, "c"], dtype=object)  # in the same order: numbers before words
+    assert np.array_equal(resamples(6, seed=0, groups=numbers), resamples(6, seed=0, groups=mixed))
+
+
 def test_groups_are_drawn_as_a_whole_and_widen_the_interval_as_they_should(drawn):
     groups = np.repeat(np.arange(50), 8)
     samples = resamples(400, seed=0, groups=groups)
