@@ -171,6 +171,11 @@ class Difference(NamedTuple):
     extra: Any
 
 
+def _felt(differences: Sequence[Difference]) -> list[Difference]:
+    """Those that add anything; the others need no pass."""
+    return [difference for difference in differences if np.any(np.abs(difference.extra) > 1e-12)]
+
+
 class Grouped(Guidance):
     """A rule that is a neutral prediction and one weighted difference a group."""
 
@@ -219,7 +224,7 @@ class ClassifierFree(Grouped):
     def parts(self, parents: Sequence[str], changed: Shown, t: int) -> tuple[dict[Shown, Any], list[Difference]]:
         everything, nothing = frozenset(parents), frozenset[str]()
         weight: Any = self.weight
-        return {everything: 1.0}, [Difference(everything, nothing, weight - 1)] if changed else []
+        return {everything: 1.0}, _felt([Difference(everything, nothing, weight - 1)] if changed else [])
 
 
 @dataclass(frozen=True)
@@ -346,7 +351,7 @@ class Decoupled(Grouped):
             else Difference(group, nothing, weight - 1)
             for group, weight in groups
         ]
-        return neutral, [difference for difference in differences if np.any(np.abs(difference.extra) > 1e-12)]
+        return neutral, _felt(differences)
 
 
 @dataclass(frozen=True)

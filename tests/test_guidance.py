@@ -376,11 +376,11 @@ def combined(rule, predicted, place, memory=None):
 
 
 @pytest.mark.parametrize("adjusted", [Projected, Rescaled, PlusPlus])
-@pytest.mark.parametrize("form", ["anchored", "nested"])
-def test_an_adjusted_rule_is_neutral_at_weight_one(adjusted, form):
+@pytest.mark.parametrize("inner", [ClassifierFree(1.0), Decoupled(1.0, form="anchored"), Decoupled(1.0, form="nested")], ids=str)
+def test_an_adjusted_rule_is_neutral_at_weight_one(adjusted, inner):
     place, predicted = noisy()
-    assert torch.equal(combined(adjusted(Decoupled(1.0, form=form)), predicted, place), predicted[EVERYTHING])
-    assert adjusted(Decoupled(1.0, form=form)).masks("abc", shown("a"), 300) == [EVERYTHING]
+    assert torch.equal(combined(adjusted(inner), predicted, place), predicted[EVERYTHING])
+    assert adjusted(inner).masks("abc", shown("a"), 300) == [EVERYTHING]
 
 
 @pytest.mark.parametrize(
