@@ -208,14 +208,17 @@ def _strength(rule: str, weight: float) -> str:
 
 
 def _cells(some: pd.DataFrame, label: str) -> dict[str, str]:
-    """By measure; attributes that must stay are put together by their mean."""
+    """By measure; attributes that must stay are put together by their mean, if they have one unit."""
     row = {}
     for one in some[some["role"] == "target"].itertuples(index=False):
         if one.attribute == label or (label == "all" and one.measure in _OF_EACH):
             name = one.measure if one.attribute == label else f"{one.measure}, {one.attribute}"
             row[name] = _cell(one.value, one.low, one.high)
     for measure, others in some[some["role"] == "off target"].groupby("measure", sort=False):
-        row[f"{measure}, off target"] = _cell(float(others["value"].mean()))
+        if others["unit"].nunique() == 1:
+            row[f"{measure}, off target"] = _cell(float(others["value"].mean()))
+        else:  # pixels and grey levels have no mean
+            row |= {f"{measure}, {one.attribute}": _cell(one.value, one.low, one.high) for one in others.itertuples(index=False)}
     for one in some[some["role"] == ""].itertuples(index=False):
         name = "FD@judge" if one.measure == "realism" else one.measure
         row[name if one.attribute in ("", label) else f"{name}, {one.attribute}"] = _cell(one.value, one.low, one.high)

@@ -238,6 +238,16 @@ def test_what_labels_gain_in_auroc_is_told_on_and_off_target(found):
         assert rows.loc["floor", column] == "0"
 
 
+def test_what_must_stay_is_put_together_where_it_has_one_unit_and_told_one_by_one_where_not(found):
+    told, mean = tables(found.to_markdown())["do(digit)"].set_index("weight", append=True), "error, off target"
+    assert mean not in told
+    for name in ("thickness", "intensity"):  # pixels, and grey levels
+        one = one_number(found.table, "error", "digit", name, "CFG", 3.0)
+        assert float(told.loc["CFG", "3"][f"error, {name}"].split(" ")[0]) == pytest.approx(one["value"], rel=5e-3)
+    gone = [one_number(found.table, "delta_error", "digit", name, "CFG", 3.0)["value"] for name in ("thickness", "intensity")]
+    assert float(told.loc["CFG", "3"]["delta_error, off target"]) == pytest.approx(np.mean(gone), rel=5e-3)
+
+
 class Careless:
     """Reads a digit off a random projection of the image."""
 
