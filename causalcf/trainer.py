@@ -148,6 +148,7 @@ class _Log:
 
     def __init__(self, accelerator: Any, path: Path | None, plan: Training, name: str, step: int) -> None:
         self.accelerator, self.path = accelerator, path if accelerator.is_main_process else None
+        self.told = -1  # the step of the last line
         if self.path is not None and self.path.is_file():  # lines of steps that a killed run lost are written again
             kept = [
                 line for line in self.path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step
@@ -157,13 +158,26 @@ class _Log:
             plain = {key: value for key, value in asdict(plan).items() if isinstance(value, int | float | str)}
             accelerator.init_trackers(f"causalcf-{name}", config=plain)
 
-    def write(self, step: int, **values: Any) -> None:
+    def tell(self, run: _ImageRun, **more: Any) -> None:
+        """A line on a run, unless it would say no more than the last one; a run that was over has no loss and no rate."""
+        known = {} if run.rate_before is None else {"loss": round(run.mean, 6), "rate": run.rate_before}
+        if more or (known and run.step != self.told):
+            self._write(run.step, seconds=round(run.seconds, 1), **known, **more)
+            self.told = run.step
+
+    def _write(self, step: int, **values: Any) -> None:
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         flat = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
         nested = {f"{key}/{name}": v for key, some in values.items() if isinstance(some, Mapping) for name, v in some.items()}
         self.accelerator.log({**flat, **nested}, step=step)
+
+    def close(self) -> None:
+        for (
+            tracker
+        ) in self.accelerator.trackers:  # and not end_training(), after which no second training of several processes begins
+            tracker.finish()
 
 
 def _accelerator(plan: Training, directory: Path | None) -> Any:
@@ -271,6 +285,8 @@ class _ImageRun:
         self.optimiser = _Optimiser(self.module, self.parameters, plan.learning_rate, plan.optimiser)
         self.ema = EMAModel(self.parameters, decay=plan.ema_decay, use_ema_warmup=True, power=0.75)
         self.step, self.seconds, self.whole = 0, 0.0, True  # whole: not amid an update
+        self.mean = math.nan  # moving average of the loss
+        self.rate_before: float | None = None  # of the last step
         self.precision = plan.precision
         self.data = ""
 
@@ -301,8 +317,8 @@ class _ImageRun:
                 some = generator if len(parts) == 1 else step_generator(self.seed, f"{self.name}/part {number}", self.step)
             yield self._loss(value[rows], {key: column[rows] for key, column in parents.items()}, some, self.precision)
 
-    def train_step(self, value: Tensor, parents: Mapping[str, Tensor]) -> float:
-        """One gradient step on a batch; its mean loss."""
+    def train_step(self, value: Tensor, parents: Mapping[str, Tensor]) -> None:
+        """One gradient step on a batch."""
         self.optimiser.zero_grad()
         if self.plan.mirror:
             turned = torch.rand(len(value), generator=step_generator(self.seed, f"{self.name}/mirror", self.step)) < 0.5
@@ -317,12 +333,12 @@ class _ImageRun:
         if not math.isfinite(total):
             raise CausalCFError(f"the loss of node '{self.name}' became {total} at step {self.step}. Lower learning_rate.")
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.whole = False
-        self.optimiser.step(self.rate)
+        self.whole, self.rate_before = False, self.rate
+        self.optimiser.step(self.rate_before)
         self.ema.step(self.parameters)
+        self.mean = total if math.isnan(self.mean) else 0.99 * self.mean + 0.01 * total
         self.step += 1
         self.whole = True
-        return total
 
     def _add_up(self, total: float) -> float:
         """Sum gradients and loss over the processes, in one message."""
@@ -376,7 +392,7 @@ class _ImageRun:
             save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, draft / "state.safetensors")
             record = {"step": self.step, "seconds": self.seconds, "seed": self.seed, "ema_steps": self.ema.optimization_step}
             record |= {"precision": self.precision, "plan": asdict(self.plan), "data": self.data}
-            record |= {"settings": self.mechanism.training_settings}
+            record |= {"settings": self.mechanism.training_settings, "loss": None if math.isnan(self.mean) else self.mean}
             (draft / "run.json").write_text(json.dumps(record, indent=1))
 
         write_directory(directory / f"step-{self.step:07d}", write, {})
@@ -425,6 +441,7 @@ class _ImageRun:
                     self.optimiser.restore(place, kept)
             self.ema.optimization_step = record["ema_steps"]
             self.step, self.seconds, self.precision = record["step"], record["seconds"], record["precision"]
+            self.mean = math.nan if record.get("loss") is None else record["loss"]
             return True
         return False
 
@@ -461,6 +478,36 @@ def _digest(value: Tensor | EncodedFiles, parents: Mapping[str, Tensor]) -> str:
     return told.hexdigest()
 
 
+def _begin(
+    name: str,
+    mechanism: Trainable,
+    value: Tensor | EncodedFiles,
+    parents: Mapping[str, Tensor],
+    plan: Training,
+    seed: int,
+    checkpoints: Path | None,
+) -> _ImageRun:
+    """A run at its first step, or where its newest checkpoint left it, with its precision settled."""
+    accelerator = _accelerator(plan, checkpoints)
+    parts, size = accelerator.num_processes * plan.accumulate, min(plan.batch_size, len(value))
+    if size < parts:
+        raise DataError(
+            f"a batch of {size} images cannot be divided by {accelerator.num_processes} processes "
+            f"and accumulate={plan.accumulate}. Raise batch_size."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # diffusers' own layers draw their initial weights from torch's global generator
+        run = _ImageRun(name, mechanism, plan, seed, accelerator)
+    run.data = _digest(value, parents)
+    if checkpoints:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        run.resume(checkpoints)
+    run.module.train()
+    together = slice(0, -(-size // parts))  # what goes through the network together
+    run.choose_precision(value[together], {key: column[together] for key, column in parents.items()})
+    return run
+
+
 def train_image(
     name: str,
     mechanism: Trainable,
@@ -489,37 +536,9 @@ def train_image(
         checkpoints: where the state and the log, `log.jsonl`, are kept; without it there is neither.
         show: progress.
     """
-    accelerator = _accelerator(plan, checkpoints)
-    parts = accelerator.num_processes * plan.accumulate
-    if min(plan.batch_size, len(value)) < parts:
-        raise DataError(
-            f"a batch of {min(plan.batch_size, len(value))} images cannot be divided by {accelerator.num_processes} processes "
-            f"and accumulate={plan.accumulate}. Raise batch_size."
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # diffusers' own layers draw their initial weights from torch's global generator
-        run = _ImageRun(name, mechanism, plan, seed, accelerator)
-    run.data = _digest(value, parents)
-    if checkpoints:
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        run.resume(checkpoints)
-    log = _Log(accelerator, checkpoints and checkpoints / "log.jsonl", plan, name, run.step)
-    batches = minibatches(len(value), plan.batch_size, seed, name, weights)
-    for _ in range(run.step):
-        next(batches)
-    run.module.train()
-    some = slice(0, -(-min(plan.batch_size, len(value)) // parts))  # what goes through the network together
-    run.choose_precision(value[some], {key: column[some] for key, column in parents.items()})
+    run = _begin(name, mechanism, value, parents, plan, seed, checkpoints)
+    log = _Log(run.accelerator, checkpoints and checkpoints / "log.jsonl", plan, name, run.step)
     losses: dict[str, float] = {}
-    mean, rate, logged = math.nan, run.rate, -1  # logged: the step of the last line
-
-    def write(**more: Any) -> None:
-        """A line of the log, unless it would say no more than the last one; a run that was over has no loss and no rate."""
-        nonlocal logged
-        known = {} if math.isnan(mean) else {"loss": round(mean, 6), "rate": rate}
-        if more or (known and run.step != logged):
-            log.write(run.step, seconds=round(run.seconds, 1), **known, **more)
-            logged = run.step
 
     def keep() -> None:
         nonlocal losses
@@ -527,21 +546,20 @@ def train_image(
             run.save(checkpoints)
         losses = run.look(held_out, watch)
         if losses:
-            write(validation=losses)
+            log.tell(run, validation=losses)
 
-    minibatch = _ahead(value, batches)
+    batches = minibatches(len(value), plan.batch_size, seed, name, weights)
+    minibatch = _ahead(value, itertools.islice(batches, run.step, None))
     start, before, saved = time.monotonic(), run.seconds, run.seconds
-    with show_progress(f"training {name}", 1.0, show=show and accelerator.is_main_process) as advance:
+    with show_progress(f"training {name}", 1.0, show=show and run.accelerator.is_main_process) as advance:
         try:
             while plan.done(run.step, run.seconds) < 1:
                 rows, some_values = next(minibatch)
-                rate = run.rate
-                loss = run.train_step(some_values, {key: column[rows] for key, column in parents.items()})
+                run.train_step(some_values, {key: column[rows] for key, column in parents.items()})
                 run.seconds = run.same_everywhere(before + time.monotonic() - start)
-                mean = loss if math.isnan(mean) else 0.99 * mean + 0.01 * loss
-                advance(plan.done(run.step, run.seconds), f"step {run.step}, loss {mean:.4f}")
+                advance(plan.done(run.step, run.seconds), f"step {run.step}, loss {run.mean:.4f}")
                 if run.step % _LOG_STEPS == 0:
-                    write()
+                    log.tell(run)
                 if checkpoints and run.seconds - saved >= 60 * plan.checkpoint_minutes:
                     keep()
                     saved = run.same_everywhere(before + time.monotonic() - start)  # looking may take longer than an interval
@@ -550,19 +568,18 @@ def train_image(
                 run.save(checkpoints)
             raise
     keep()
-    write()
+    log.tell(run)
+    log.close()
     run.ema.copy_to(run.parameters)
     run.module.to("cpu").eval()
     for parameter in run.parameters:
         parameter.requires_grad_(False)
-    for tracker in accelerator.trackers:  # and not end_training(), after which no second training of several processes begins
-        tracker.finish()
     return {
         **asdict(plan),
         "precision": run.precision,
         "steps": run.step,
         "minutes": round(run.seconds / 60, 1),
-        "processes": accelerator.num_processes,
-        "loss": None if math.isnan(mean) else round(mean, 5),
+        "processes": run.accelerator.num_processes,
+        "loss": None if math.isnan(run.mean) else round(run.mean, 5),
         "validation": losses,
     }

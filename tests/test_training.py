@@ -79,6 +79,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert resumed.manifest["made"]["images"]["image"]["steps"] == 8
+    assert resumed.manifest["made"]["images"]["image"]["loss"] == whole.manifest["made"]["images"]["image"]["loss"]
 
 
 def test_a_run_that_is_stopped_while_it_is_watched_ends_with_the_same_bytes(rows, tmp_path):
