@@ -51,9 +51,11 @@ def _morphomnist_scm() -> SCM:
             "image": Diffusion(
                 channels=(32, 96, 160),
                 attention=True,
+                norm_num_groups=2,
+                min_snr=5.0,
                 steps=15,
-                solver=DPMSolverPP(draw_flat=0.7),
-                guidance=Decoupled(1.0, form="nested", weights={"thickness": 1.5, "digit": 2.0}, invariant={"intensity": 1.5}),
+                solver=DPMSolverPP(draw_flat=0.4),
+                guidance=Decoupled(1.0, form="nested", weights={"thickness": 1.5, "digit": 1.6}, invariant={"intensity": 1.4}),
             ),
         },
     )

@@ -62,7 +62,14 @@ def flat(digits):
     return torch.nn.functional.max_pool2d(image, 3, 1, 1) == 0
 
 
-@pytest.mark.parametrize("solver", [None, ccf.DPMSolverPP(), ccf.FixedPoint()], ids=["shipped", "second order", "fixed point"])
+SHARE = "the shipped model draws .4 of the noise that black hides, which keeps more of the hand: in all it is about .64"
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [pytest.param(None, marks=pytest.mark.xfail(strict=True, reason=SHARE)), ccf.DPMSolverPP(), ccf.FixedPoint()],
+    ids=["shipped", "second order", "fixed point"],
+)
 def test_abducted_noise_is_of_unit_size(shipped, digits, solver):
     abducted = ccf.abduct(shipped.configured(solver=solver), digits)
     assert np.allclose(abducted.diagnostics["image.drawn"], flat(digits).float().mean((1, 2, 3)))
@@ -651,7 +658,8 @@ def test_channels_are_normalised_in_as_many_groups_as_were_asked_for_also_in_a_m
     def groups(mechanism):
         return {part.num_groups for part in mechanism.denoiser.modules() if isinstance(part, torch.nn.GroupNorm)}
 
-    assert groups(shipped.mechanisms["image"]) == {16}  # saved before there was a choice
+    assert groups(shipped.mechanisms["image"]) == {2}
+    assert groups(ccf.load("celebahq_dependent").mechanisms["image"]) == {16}  # saved before there was a choice
     together = Diffusion(channels=(16, 32), norm_num_groups=1)
     values = encode(digits)
     parents = {name: values[name] for name in digits.graph.parents("image")}
