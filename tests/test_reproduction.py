@@ -150,14 +150,14 @@ def test_at_weight_one_the_rules_that_are_neutral_give_the_same_numbers(found):
 
 
 def test_asked_for_what_it_has_an_image_stays_under_a_neutral_rule_and_not_under_the_papers_form(shipped, held_out):
-    some = held_out.rows(slice(0, 4))
+    some, shipped = held_out.rows(slice(0, 4)), shipped.configured(steps=30)  # at more levels a round trip costs less
     abduction, nothing_new = ccf.abduct(shipped, some), {name: some.frame[name].to_numpy() for name in ("digit", "intensity")}
     moved = [
         image_distance(ccf.counterfactual(shipped, abduction, nothing_new, guidance=rule).images["image"], some.images["image"])
         for rule in (ccf.Decoupled(1.0, form="nested"), ccf.Decoupled(1.0, form="paper"))
     ]
-    assert moved[0].mean() < 0.3  # what one round trip costs
-    assert moved[1].mean() > 3 * moved[0].mean()
+    assert moved[0].mean() < 0.1  # what one round trip costs
+    assert moved[1].mean() > 5 * moved[0].mean()
 
 
 def test_the_numbers_are_of_all_seeds_and_lie_between_those_of_each(found):
