@@ -174,9 +174,8 @@ class _Log:
         self.accelerator.log({**flat, **nested}, step=step)
 
     def close(self) -> None:
-        for (
-            tracker
-        ) in self.accelerator.trackers:  # and not end_training(), after which no second training of several processes begins
+        """Finish the trackers, and not by end_training(), after which no second training of several processes begins."""
+        for tracker in self.accelerator.trackers:
             tracker.finish()
 
 
