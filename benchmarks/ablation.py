@@ -118,7 +118,7 @@ def main() -> None:
             for steps in dict.fromkeys((own.steps, 50)):
                 scm = shipped.configured(solver=solver, steps=steps)
                 tell("inversion", asked(scm, batch, [ccf.Plain()], chosen.again_rows), solver=name, levels=steps)
-        for drawn in (0.0, 0.4, 0.7, 1.0):
+        for drawn in (0.0, 0.2, 0.5, 1.0):
             scm = shipped.configured(solver=ccf.DPMSolverPP(draw_flat=drawn))
             tell("drawn", asked(scm, batch, [own.guidance], chosen.again_rows), draw_flat=drawn)
     if "levels" in chosen.only:

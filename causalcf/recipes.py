@@ -17,7 +17,7 @@ from causalcf.datasets.readers import is_study
 from causalcf.datasets.released import Released, spread
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
-from causalcf.guidance import Decoupled
+from causalcf.guidance import Decoupled, parse_guidance
 from causalcf.scm import SCM
 from causalcf.solvers import DPMSolverPP
 
@@ -54,8 +54,8 @@ def _morphomnist_scm() -> SCM:
                 norm_num_groups=2,
                 min_snr=5.0,
                 steps=15,
-                solver=DPMSolverPP(draw_flat=0.4),
-                guidance=Decoupled(1.0, form="nested", weights={"thickness": 1.5, "digit": 1.6}, invariant={"intensity": 1.4}),
+                solver=DPMSolverPP(draw_flat=0.2),
+                guidance=parse_guidance("nested:thickness=1.5,digit=2.5|thickness=1.4,intensity=1.4,digit=1.15@200-999"),
             ),
         },
     )

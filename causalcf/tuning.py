@@ -44,7 +44,7 @@ __all__ = ["Bench", "Score", "Tuning", "tune"]
 
 _WEIGHTS = (1.5, 2.0, 2.5, 3.0)
 _INVARIANT = (1.25, 1.5, 2.0)
-_INTERVALS = ((0, 499), (0, 749), (100, 999))
+_INTERVALS = ((0, 499), (0, 749), (100, 999), (200, 999))
 _COLUMNS = ["stage", "rule", "do", "error", "on_target", "off_target", "reversibility", "evaluations", "kept", "feasible"]
 
 
