@@ -9,7 +9,8 @@ round), there and back (grey levels), the judge's accuracy, std(u), and evaluati
 
 `speed` answers an intervention on each parent of the image of the same rows with the same network and weights, once by the loop
 of a diffusers user (DDIMInverseScheduler, DDIMScheduler, one call a mask, an inversion a question, 50 steps, float32, the model's
-own rule of guidance) and once by causalcf's default; the two alternate, and the best time of each counts.
+own rule of guidance) and once by causalcf's default; the two alternate, and the best time of each counts. What the judges read is
+of both, with the 95 % interval of their difference over rows.
 
 `limits` compares the arithmetic of an evaluation with the matrix-multiply peak of the machine at the same number of threads, and
 counts the passes of ten interventions on one batch, abducted once, under a rule of three masks: naively they are 10 (1 + 3)
@@ -34,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import causalcf as ccf
 from causalcf.encoding import decode_image, encode
-from causalcf.metrics import image_distance
+from causalcf.metrics import image_distance, interval, resamples, target_error
 from causalcf.precision import rounding
 from causalcf.samplers import draw_interventions
 from causalcf.solvers import SOLVERS
@@ -120,11 +121,13 @@ def speed(scm: ccf.SCM, batch: ccf.Batch, rounds: int) -> dict[str, Any]:
     found |= {f"composition {who}": round(float(image_distance(images, image).mean()), 3) for who, images in again.items()}
     for name, answer in zip(dos, answers, strict=True):
         for judged, judge in scm.judges.items():
-            wanted = answer.frame[judged].to_numpy()
-            for who, images in (("causalcf", answer.images["image"]), ("diffusers", drawn[name])):
-                read = judge(images)
-                score = np.mean(read == wanted) if scm.graph.node(judged).discrete else np.abs(read - wanted.astype(float)).mean()
-                found[f"do({name}) {judged} {who}"] = round(float(score), 3)
+            discrete, wanted = scm.graph.node(judged).discrete, answer.frame[judged].to_numpy()
+            ours_read, theirs_read = (
+                target_error(judge(images), wanted, discrete=discrete) for images in (answer.images["image"], drawn[name])
+            )
+            low, high = interval("mean", (ours_read - theirs_read)[:, None], resamples(len(batch), seed=0))
+            means = f"{ours_read.mean():.3f} / {theirs_read.mean():.3f}"
+            found[f"do({name}) {judged} causalcf / diffusers"] = f"{means}, difference [{low:.3f}, {high:.3f}]"
     return found
 
 
