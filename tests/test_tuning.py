@@ -87,7 +87,7 @@ def test_the_papers_form_which_guides_at_weight_one_too_is_not_taken_for_no_guid
     found = ccf.tune(
         quick, rows, forms=["paper"], weights=[], invariant=[1.5], intervals=[], off_target=0.0, reversibility=0.0, again_rows=2
     )
-    assert found.guidance == ccf.Plain()
+    assert not str(found.guidance).startswith("paper")  # it broke the bounds, and the search went on from what it was worth
     assert "paper:1" in set(found.table["rule"])
 
 
