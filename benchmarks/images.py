@@ -10,7 +10,7 @@ round), there and back (grey levels), the judge's accuracy, std(u), and evaluati
 `speed` answers an intervention on each parent of the image of the same rows with the same network and weights, once by the loop
 of a diffusers user (DDIMInverseScheduler, DDIMScheduler, one call a mask, an inversion a question, 50 steps, float32, the model's
 own rule of guidance) and once by causalcf's default; the two alternate, and the best time of each counts. What the judges read is
-of both, with the 95 % interval of their difference over rows.
+given of both, with the 95 % interval over rows of what causalcf's is above the loop's.
 
 `limits` compares the arithmetic of an evaluation with the matrix-multiply peak of the machine at the same number of threads, and
 counts the passes of ten interventions on one batch, abducted once, under a rule of three masks: naively they are 10 (1 + 3)
@@ -122,11 +122,11 @@ def speed(scm: ccf.SCM, batch: ccf.Batch, rounds: int) -> dict[str, Any]:
     for name, answer in zip(dos, answers, strict=True):
         for judged, judge in scm.judges.items():
             discrete, wanted = scm.graph.node(judged).discrete, answer.frame[judged].to_numpy()
-            ours_read, theirs_read = (
+            our_score, their_score = (
                 target_error(judge(images), wanted, discrete=discrete) for images in (answer.images["image"], drawn[name])
             )
-            low, high = interval("mean", (ours_read - theirs_read)[:, None], resamples(len(batch), seed=0))
-            means = f"{ours_read.mean():.3f} / {theirs_read.mean():.3f}"
+            low, high = interval("mean", (our_score - their_score)[:, None], resamples(len(batch), seed=0))
+            means = f"{our_score.mean():.3f} / {their_score.mean():.3f}"
             found[f"do({name}) {judged} causalcf / diffusers"] = f"{means}, difference [{low:.3f}, {high:.3f}]"
     return found
 

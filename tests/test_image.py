@@ -62,7 +62,13 @@ def flat(digits):
     return torch.nn.functional.max_pool2d(image, 3, 1, 1) == 0
 
 
-SHARE = "the shipped model draws .2 of the noise that black hides, which keeps more of the hand: in all it is about .6"
+SHARE = "the shipped model draws .2 of the noise that black hides, which keeps more of the hand: in all it is about .53"
+
+
+@pytest.mark.parametrize("solver", [None, ccf.DPMSolverPP(), ccf.FixedPoint()], ids=["shipped", "second order", "fixed point"])
+def test_an_abduction_says_what_share_of_the_noise_was_drawn(shipped, digits, solver):
+    abducted = ccf.abduct(shipped.configured(solver=solver), digits)
+    assert np.allclose(abducted.diagnostics["image.drawn"], flat(digits).float().mean((1, 2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -72,11 +78,10 @@ SHARE = "the shipped model draws .2 of the noise that black hides, which keeps m
 )
 def test_abducted_noise_is_of_unit_size(shipped, digits, solver):
     abducted = ccf.abduct(shipped.configured(solver=solver), digits)
-    assert np.allclose(abducted.diagnostics["image.drawn"], flat(digits).float().mean((1, 2, 3)))
     assert float(abducted.noise["image"].std()) == pytest.approx(1.0, abs=0.15)
 
 
-LOW = "a second-order step does not inflate the noise as Euler's does: of the shipped model's levels it is about .57"
+LOW = "a second-order step does not inflate the noise as Euler's does: at the shipped model's levels it is about .65"
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,14 @@ def test_where_bounds_cannot_be_kept_nothing_is_guided(quick, rows):
 
 def test_the_papers_form_which_guides_at_weight_one_too_is_not_taken_for_no_guidance(quick, rows):
     found = ccf.tune(
-        quick, rows, forms=["paper"], weights=[], invariant=[1.5], intervals=[], off_target=0.0, reversibility=0.0, again_rows=2
+        quick, rows, forms=["paper"], weights=[], invariant=[], intervals=[], off_target=0.0, reversibility=0.0, again_rows=2
     )
-    assert not str(found.guidance).startswith("paper")  # it broke the bounds, and the search went on from what it was worth
+    assert found.guidance == ccf.Plain()
     assert "paper:1" in set(found.table["rule"])
+    refused = {"paper:1": {"digit": {"error": 0.5, "off_target": 0.75}}}
+    bounds = {"off_target": {"digit": 0.0}}
+    assert chosen(refused, forms=["paper"], invariant=[1.5], bounds=bounds)[0] == "plain"  # nor is it gone on with
+    assert chosen(refused, forms=["paper"], invariant=[1.5])[0] == "paper:1"
 
 
 def test_no_bound_is_stored_so_that_json_can_tell_it(found):
