@@ -210,7 +210,9 @@ def test_the_trade_off_asks_everything_again_under_each_weight(shipped, tmp_path
     assert set(found["measure"].str.partition(".")[0]) == {"effectiveness", "amplification", "reversibility"}
     guidance = shipped.mechanisms["image"].guidance
     for weight in (1.0, 3.0):  # as if the audit itself had been under that weight
-        rule = replace(guidance, weight=weight, weights={})
+        rule = replace(
+            guidance, inner=replace(guidance.inner, weight=weight, weights={})
+        )  # the interval and what must stay, kept
         alone = ccf.audit(shipped, batch, **{**asked, "weights": ()}, guidance=rule).scores
         some = found[found["weight"] == weight].drop(columns="weight")
         both = some.merge(alone, on=["measure", "do", "attribute", "value", "low", "high", "floor", "unit", "n"])
