@@ -209,10 +209,8 @@ def test_the_trade_off_asks_everything_again_under_each_weight(shipped, tmp_path
     assert found["weight"].unique().tolist()[1:] == [1.0, 3.0]
     assert set(found["measure"].str.partition(".")[0]) == {"effectiveness", "amplification", "reversibility"}
     guidance = shipped.mechanisms["image"].guidance
-    for weight in (1.0, 3.0):  # as if the audit itself had been under that weight
-        rule = replace(
-            guidance, inner=replace(guidance.inner, weight=weight, weights={})
-        )  # the interval and what must stay, kept
+    for weight in (1.0, 3.0):  # as if the audit itself had been under that weight, the interval and what must stay as they are
+        rule = replace(guidance, inner=replace(guidance.inner, weight=weight, weights={}))
         alone = ccf.audit(shipped, batch, **{**asked, "weights": ()}, guidance=rule).scores
         some = found[found["weight"] == weight].drop(columns="weight")
         both = some.merge(alone, on=["measure", "do", "attribute", "value", "low", "high", "floor", "unit", "n"])
