@@ -1,7 +1,7 @@
 """Convolutions in bfloat16: their factors have 8 significant bits instead of 24, everything between them stays float32.
 
-Where the machine multiplies bfloat16 in hardware this is faster, forth and back. `torch.autocast` is about as fast, somewhat more so
-on one thread (`benchmarks/images.py --only limits`), but also rounds what normalisation and attention are given.
+Where the machine multiplies bfloat16 in hardware this is faster, forth and back. `torch.autocast` is about as fast, more so on
+one thread (`benchmarks/images.py --only limits`), but also rounds what normalisation and attention are given.
 """
 
 from __future__ import annotations
