@@ -43,6 +43,7 @@ import numpy as np
 import torch
 
 from causalcf.errors import DataError
+from causalcf.precision import row_sum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -484,7 +485,7 @@ def _column(coefficient: Any, like: Tensor) -> Any:
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of two images of every row."""
-    return (a * b).sum(dim=tuple(range(1, a.dim())), keepdim=True)
+    return row_sum(a * b).view(-1, *[1] * (a.dim() - 1))
 
 
 @dataclass(frozen=True)

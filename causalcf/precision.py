@@ -1,4 +1,6 @@
-"""Convolutions in bfloat16: their factors have 8 significant bits instead of 24, everything between them stays float32.
+"""How exactly is calculated: convolutions in bfloat16, products without rounding, and sums that are the same in any company.
+
+Of convolutions in bfloat16 the factors have 8 significant bits instead of 24, everything between them stays float32.
 
 Where the machine multiplies bfloat16 in hardware this is faster, forth and back. `torch.autocast` is about as fast, more so on
 one thread (`benchmarks/images.py --only limits`), but also rounds what normalisation and attention are given.
@@ -14,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Precision", "exact_products", "fastest_device", "has_bfloat16", "make_roundable", "rounding"]
+__all__ = ["Precision", "exact_products", "fastest_device", "has_bfloat16", "make_roundable", "rounding", "row_sum"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of a network's multiplications; `auto` decides by the machine."""
@@ -49,6 +51,14 @@ def exact_products() -> Iterator[None]:
     """Within, a GPU neither rounds the factors of float32 convolutions nor chooses among kernels by chance."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
+
+
+def row_sum(images: Tensor) -> Tensor:
+    """Sum over the pixels of every row, (row,), the same bit for bit whatever other rows are there.
+
+    torch divides a long sum among its threads where it has few sums to make, so it is made of short ones.
+    """
+    return images.sum(dim=-1).flatten(1).sum(dim=1)
 
 
 class _Convolution(nn.Conv2d):

@@ -45,6 +45,7 @@ from torch import Tensor
 
 from causalcf.errors import AbductionError, DataError
 from causalcf.levels import Levels
+from causalcf.precision import row_sum
 
 __all__ = [
     "DDIM",
@@ -271,7 +272,7 @@ class _OneStep(_Inverting):
         for _ in range(self.iterations):
             found = self.slope(scaled[active] + gap * guess[active], level, levels, predict, active)
             found = found if drawn is None else drawn.replace(found, active)
-            residual = (alpha * gap * (found - guess[active])).flatten(1).square().mean(1).sqrt()
+            residual = (row_sum((alpha * gap * (found - guess[active])).square()) / scaled[0].numel()).sqrt()
             better = residual < best[active]
             accepted[active[better]] = found[better]
             damping[active[~better]] *= 0.5

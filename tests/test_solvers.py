@@ -17,6 +17,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from causalcf.errors import AbductionError, DataError
 from causalcf.levels import Levels, noise_from_output
+from causalcf.precision import row_sum
 from causalcf.solvers import (
     DDIM,
     EDICT,
@@ -577,6 +578,33 @@ def test_a_row_is_solved_alike_alone_and_in_a_batch():
         for row in range(5):
             alone, _ = abduct(solver, image[[row]], levels, predict)
             assert torch.allclose(alone[0], together[row], rtol=1e-5, atol=1e-5), type(solver)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_large_row_is_solved_in_as_many_steps_and_with_the_same_residual_in_any_company(two_threads):
+    # 192x192: torch would divide the sum over one image among the threads, and not those over several
+    levels, image = grid(2), torch.randn(8, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    together, trace = abduct(FixedPoint(iterations=3), image, levels, Gaussian())
+    for row in range(8):
+        alone, its = abduct(FixedPoint(iterations=3), image[[row]], levels, Gaussian())
+        assert torch.equal(alone[0], together[row])
+        assert torch.equal(its.residual[0], trace.residual[row])
+        assert torch.equal(its.evaluations[0], trace.evaluations[row])
+
+
+def test_a_sum_over_a_row_is_the_same_in_any_company(two_threads):
+    images = torch.randn(7, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    for memory in (torch.contiguous_format, torch.channels_last):
+        laid = images.contiguous(memory_format=memory)
+        assert torch.allclose(row_sum(laid).double(), laid.double().sum((1, 2, 3)), atol=1e-2)
+        assert all(torch.equal(row_sum(laid[[row]])[0], row_sum(laid)[row]) for row in range(7))
 
 
 DRAWING = [
