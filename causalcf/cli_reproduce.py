@@ -15,18 +15,32 @@ from causalcf.cli_options import Json, Out, refuse
 from causalcf.errors import DataError
 
 if TYPE_CHECKING:
+    from causalcf.batch import Batch
     from causalcf.reproduction import Reproduction
 
 __all__ = ["finish", "reproduce"]
 
 
-def _truth(study: str, seed: int | None, side: int) -> Callable[[Any], Any] | None:
-    """From an answer to the pictures that its attributes give, if the data are a phantom's."""
-    if seed is None:
-        return None
-    from causalcf.datasets.phantoms.studies import phantom
+_COMPARED = 8  # rows of a phantom that must be as it draws them
+_APART = 2.0  # grey levels from there: another seed's are tens apart
 
-    drawn = phantom(study, seed=seed, read_at=side)
+
+def _truth(study: str, seed: int, rows: Batch, data: Path) -> Callable[[Any], Any]:
+    """From an answer to the pictures that its attributes give, where the data are the phantom of this seed."""
+    import numpy as np
+
+    from causalcf.datasets.phantoms.studies import phantom
+    from causalcf.metrics import image_distance
+
+    (image,) = rows.graph.images
+    drawn = phantom(study, seed=seed, read_at=max((rows.graph.node(image).shape or (1, 64, 64))[1:]))
+    some = rows.rows(np.arange(min(_COMPARED, len(rows))))
+    apart = float(image_distance(drawn.images(some.frame), some.images[image][:]).mean())
+    if apart > _APART:
+        raise DataError(
+            f"the images in '{data}' are not those of the phantom of seed {seed}, but {apart:.0f} grey levels from them. Give the "
+            "seed that it was drawn with, or leave --phantom out: of other data no true counterfactual is known."
+        )
     return lambda answer: drawn.images(answer.frame)
 
 
@@ -61,6 +75,7 @@ def reproduce(
 
     OUT has the results of the seeds that are through while others still run.
     """
+    from causalcf.datasets.phantoms.studies import phantom as find_phantom
     from causalcf.datasets.readers import held_out
     from causalcf.recipes import recipe
     from causalcf.reproduction import reproduce as experiments
@@ -71,6 +86,8 @@ def reproduce(
         raise DataError(f"where are the data of {study}? Give --data; causalcf data phantom draws a look-alike.")
     if data is None:
         refuse({"--phantom": phantom}, "without --data: the rows are no phantom's. Give the phantom, or leave that out.")
+    if phantom is not None:
+        find_phantom(study, seed=phantom)  # before anything is fitted
     source = model or str(out / "model")
     if model is not None:
         refuse({"--steps": steps, "--paper-size": paper_size}, "with --model, which is fitted. Leave one of the two out.")
@@ -89,8 +106,7 @@ def reproduce(
         rows, truth = recipe(study).batch("test", min(n * len(seeds or range(3)), 1000), 0, 1), recipe(study).truth
     else:
         rows = held_out(scm, data, split="test")
-        side = max((scm.graph.node(scm.graph.images[0]).shape or (1, 64, 64))[1:])
-        truth = _truth(study, phantom, side)
+        truth = None if phantom is None else _truth(study, phantom, rows, data)
     asked_of: dict[str, Any] = {"weights": weights} if weights else {}
     asked_of |= {"seeds": seeds} if seeds else {}
 

@@ -432,6 +432,9 @@ def test_a_study_is_fitted_to_its_data_once_and_asked_of_its_held_out_rows(tmp_p
     assert np.array_equal(true, held_out.images["image"][:])  # of what happened, the true counterfactual is the picture itself
     assert (asked["rows"], asked["again_rows"]) == (64, 32)
     assert not {"weights", "seeds"} & set(asked)  # those of `reproduce`
+    command[command.index("--phantom") + 1] = "1"
+    assert main(command) == 2
+    assert "are not those of the phantom of seed 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -441,6 +444,7 @@ def test_a_study_is_fitted_to_its_data_once_and_asked_of_its_held_out_rows(tmp_p
         (["morphomnist", "--phantom", "0"], "--phantom does not apply without --data"),
         (["morphomnist", "--model", "morphomnist", "--steps", "9", "--paper-size"], "--steps, --paper-size do not apply with"),
         (["embed", "--data", ".", "--model", "morphomnist"], "is a model of morphomnist, not of embed"),
+        (["celebahq_mouth", "--data", ".", "--phantom", "0"], "there is no phantom of 'celebahq_mouth'"),
     ],
 )
 def test_what_cannot_be_reproduced_is_told(tmp_path, capsys, asked, told):

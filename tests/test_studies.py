@@ -152,6 +152,32 @@ def test_a_true_counterfactual_changes_what_was_asked_and_its_descendants_alone(
     assert np.array_equal(home, picture)
 
 
+@pytest.mark.parametrize(
+    ("do", "told"),
+    [
+        ({"finding": "Effusion"}, "cannot set 'finding' to 'Effusion': it is none of its labels"),
+        ({"sex": "F"}, "cannot set 'sex' to 'F'"),
+        ({"age": 500}, r"cannot set 'age' to 500 .* outside its support \(0, 120\) year"),
+        ({"image": 1}, "cannot intervene on the image"),
+        ({"height": 1}, "no such node"),
+        ({"age": ccf.Policy(lambda frame: 40.0)}, "does not take the policy for 'age'"),
+    ],
+)
+def test_what_no_row_can_be_has_no_true_counterfactual(do, told):
+    drawn = phantom("mimic_cxr")
+    with pytest.raises((ccf.DataError, ccf.GraphError), match=told):
+        drawn.true_counterfactual(drawn._names(4), do)
+
+
+def test_a_true_counterfactual_is_asked_for_as_any_other():
+    drawn = phantom("mimic_cxr")
+    ids = drawn._names(4)
+    fact, after = (drawn.true_counterfactual(ids, do)[0] for do in ({}, {"age": ccf.Shift(-20)}))
+    assert np.array_equal(after["age"], fact["age"] - 20)
+    halved = drawn.true_counterfactual(ids, {"age": lambda frame: frame["age"] / 2})[0]
+    assert np.array_equal(halved["age"], fact["age"] / 2)
+
+
 @pytest.mark.parametrize("study", ["mimic_cxr", "embed"])
 def test_pictures_that_a_reader_scales_are_scaled_by_the_phantom_too(written, study):
     graph = ccf.load_graph(study).resized(64)

@@ -32,6 +32,7 @@ from causalcf.datasets.phantoms.faces import draw_faces
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 from causalcf.image_files import scale_image
+from causalcf.interventions import Do, Policy, resolve
 from causalcf.progress import progress as show_progress
 from causalcf.seeds import RowGenerator, row_keys
 
@@ -43,7 +44,7 @@ __all__ = ["PHANTOMS", "Phantom", "phantom"]
 _PART = 128  # pictures that are drawn together
 _ORIGINALS = "/mnt/NAS2/mammo/anon_dicom/cohort_1"  # where EMBED's tables say that DICOM files are
 _VIEWS = [(side, view) for side in "LR" for view in ("CC", "MLO")]
-Asked = Mapping[str, Any]
+Asked = Mapping[str, pd.Series]
 Drawn = tuple[Any, "NDArray[np.uint8]"]  # what a row is called, and its picture, (channel, size, size)
 
 
@@ -62,9 +63,8 @@ class _Equations:
         self.index, self.do, self.values = index, do, dict[str, Any]()
 
     def set(self, name: str, value: Any) -> Any:
-        asked = self.do.get(name)
-        if asked is not None:
-            value = asked.loc[self.index].to_numpy() if isinstance(asked, pd.Series) else np.full(len(self.index), asked)
+        if name in self.do:
+            value = self.do[name].infer_objects().to_numpy()
         self.values[name] = value
         return value
 
@@ -272,19 +272,25 @@ class Phantom:
     _write: Callable[[Path, pd.DataFrame, Iterator[Drawn]], None]
     _lossy: bool
 
-    def attributes(self, ids: pd.Index | Sequence[Any], do: Asked | None = None) -> pd.DataFrame:
+    def attributes(self, ids: pd.Index | Sequence[Any], do: Do | None = None) -> pd.DataFrame:
         """The attributes of rows by what they are called, under an intervention or without.
 
         Args:
             ids: of the rows, as the reader calls them.
-            do: by attribute, one value or a Series by row.
+            do: what `causalcf.counterfactual` takes, but for a `Policy`.
 
         Raises:
             GraphError: `do` names something that is no attribute of the study's graph.
+            DataError: a value is no label of its node, or outside its support.
         """
-        do = dict(do or {})
-        self.graph.check(do, "draw")
-        return self._attributes(self.seed, pd.Index(ids), do)
+        index = pd.Index(ids)
+        factual = self._attributes(self.seed, index, {})
+        asked = resolve(self.graph, do or {}, factual, seed=self.seed)
+        policies = [name for name, value in asked.items() if isinstance(value, Policy)]
+        if policies:
+            raise DataError(f"a phantom does not take the policy for '{policies[0]}'. Give the values that it decides on.")
+        values = {name: value for name, value in asked.items() if isinstance(value, pd.Series)}
+        return self._attributes(self.seed, index, values) if values else factual
 
     def images(self, frame: pd.DataFrame) -> NDArray[np.uint8]:
         """The pictures of such rows as the reader gives them, uint8 (row, channel, size, size)."""
@@ -301,7 +307,7 @@ class Phantom:
         frame = self.attributes(self._names(rows))
         return Batch(self.graph, frame, {self.graph.images[0]: self.images(frame)})
 
-    def true_counterfactual(self, ids: pd.Index | Sequence[Any], do: Asked) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
+    def true_counterfactual(self, ids: pd.Index | Sequence[Any], do: Do) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
         """What rows would have been under an intervention: their attributes, and their pictures as the reader gives them."""
         frame = self.attributes(ids, do)
         return frame, self.images(frame)
