@@ -38,8 +38,8 @@ def _truth(study: str, seed: int, rows: Batch, data: Path) -> Callable[[Any], An
     apart = float(image_distance(drawn.images(some.frame), some.images[image][:]).mean())
     if apart > _APART:
         raise DataError(
-            f"the images in '{data}' are not those of the phantom of seed {seed}, but {apart:.0f} grey levels from them. Give the "
-            "seed that it was drawn with, or leave --phantom out: of other data no true counterfactual is known."
+            f"the images in '{data}' are not those of the phantom of seed {seed}, but {apart:.0f} grey levels from them. Give "
+            "the seed that they were drawn with, or leave --phantom out: of other data no true counterfactual is known."
         )
     return lambda answer: drawn.images(answer.frame)
 

@@ -110,7 +110,7 @@ def scale_image(picture: Any, width: int, height: int) -> Any:
 
 
 def read_image(
-    path: str | Path, node: Node, *, resize: bool = False, edit: Callable[[Any], Any] | None = None
+    path: str | Path, node: Node, *, resize: bool = False, edit: Callable[[Any], Any] | None = None, how: str = ""
 ) -> NDArray[np.uint8]:
     """One image as an image node has it, uint8 (channel, height, width).
 
@@ -120,6 +120,7 @@ def read_image(
         node: an image node, of 1 channel (colours are made grey) or 3.
         resize: crop the middle to the node's shape and scale it; without, another size is an error.
         edit: of the opened image, before that: a `PIL.Image.Image` to another.
+        how: an image that is missing can be got.
 
     Raises:
         DataError: the file is missing, damaged or of another size.
@@ -128,7 +129,7 @@ def read_image(
 
     path, (channels, height, width) = Path(path), node.shape or (1, 0, 0)
     if not path.is_file():
-        raise DataError(f"there is no image '{path}'.")
+        raise DataError(f"there is no image '{path}'. {how}".rstrip())
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"'{path}' is no image that causalcf reads: those end in {', '.join(SUFFIXES)}.")
     try:
@@ -193,6 +194,11 @@ class ImageFiles:
         if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:  # the name, which may be of a link
             raise DataError(f"'{path}' lies outside '{self.root}'. Name files inside the folder.")
         return self.read(path, self.node)
+
+    def missing(self) -> list[str]:
+        """The names of which there is no file."""
+        root = str(self.root)
+        return [name for name in self.names if not os.path.isfile(os.path.join(root, name))]
 
     def select(self, rows: Any) -> ImageFiles:
         """Some of the images, still on disk: by a slice, places, or a mask."""

@@ -15,7 +15,7 @@ from PIL import Image
 import causalcf as ccf
 from causalcf.cli import main
 from causalcf.cli_options import rows_of
-from causalcf.datasets.folder import read_folder, split_folder
+from causalcf.datasets.folder import is_folder, read_folder, split_folder
 from causalcf.datasets.released import spread
 from causalcf.encoding import EncodedFiles, encode_image, encode_rows
 from causalcf.graph import Node
@@ -78,6 +78,24 @@ def test_an_image_is_the_same_in_every_format_that_loses_nothing(tmp_path):
         assert np.array_equal(read_image(tmp_path / name, COLOUR), np.moveaxis(colours, 2, 0))
 
 
+def test_a_folder_may_have_a_folder_a_split_with_tables_of_their_own(folder, digits, graph):
+    table = pd.read_csv(folder / "metadata.csv", dtype={"digit": str})
+    for split, rows in (("train", slice(0, 3)), ("validation", slice(3, 4)), ("test", slice(4, 6))):
+        (folder / split).mkdir()
+        part = table.iloc[rows]
+        for name in part["file_name"]:
+            (folder / name).rename(folder / split / name.removeprefix("images/"))
+        part.assign(file_name=part["file_name"].str.removeprefix("images/")).to_csv(folder / split / "metadata.csv", index=False)
+    (folder / "metadata.csv").unlink()
+    found = split_folder(folder, graph)
+    assert not found.dealt
+    assert found.batch.frame["split"].tolist() == ["train"] * 3 + ["valid"] + ["test"] * 2
+    assert found.batch.frame.index.tolist()[3:5] == ["validation/3.png", "test/4.png"]
+    assert np.array_equal(found.batch.images["image"][:], digits.images["image"])
+    assert is_folder(folder)
+    assert not is_folder(folder / "images")
+
+
 def test_another_size_is_an_error_and_resized_on_request(tmp_path):
     Image.fromarray(np.full((64, 128), 200, dtype=np.uint8)).save(tmp_path / "wide.png")
     with pytest.raises(ccf.DataError, match=r"wide.png' is 128 pixels wide and 64 high, but .* ask for it"):
@@ -109,6 +127,7 @@ def test_what_is_wrong_with_a_folder_is_told_by_name(folder, graph):
     refused("holds float64 numbers", file_name=[*names[:-1], "images/large.npy"])
     Image.fromarray(np.full((32, 32), 300.0, dtype=np.float32)).save(folder / "images" / "large.tif")
     refused("large.tif' holds float32 numbers", file_name=[*names[:-1], "images/large.tif"])
+    refused("has no file_name in row 5", file_name=[*names[:-1], None])
     table.drop(columns="file_name").to_csv(folder / "metadata.csv", index=False)
     with pytest.raises(ccf.DataError, match="has no column 'file_name'"):
         read_folder(folder, graph)

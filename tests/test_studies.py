@@ -517,6 +517,69 @@ def test_a_missing_column_is_named_with_its_table(written, tmp_path, study, file
         read_study(study, root)
 
 
+@pytest.mark.parametrize(
+    ("study", "file", "column", "value", "told"),
+    [
+        ("mimic_cxr", "mimic-cxr-2.0.0-metadata.csv.gz", "StudyDate", np.nan, "has nothing for StudyDate in row 3"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-metadata.csv.gz", "StudyDate", "2150-0615", "has '2150-0615' for StudyDate in row 3"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-chexpert.csv.gz", "study_id", "s5", "has 's5' for study_id in row 3"),
+        ("mimic_cxr", "patients.csv", "anchor_age", "70y", "has '70y' for anchor_age in row 3: it is a whole number. Correct"),
+        ("mimic_cxr", "admissions.csv", "subject_id", 1.5, "has '1.5' for subject_id in row 3"),
+        ("embed", "EMBED_OpenData_metadata.csv", "acc_anon", "x", "has 'x' for acc_anon in row 3"),
+        ("embed", "EMBED_OpenData_clinical.csv", "empi_anon", "x", "has 'x' for empi_anon in row 3"),
+    ],
+)
+def test_what_is_no_number_is_named_with_its_table_and_row(written, tmp_path, study, file, column, value, told):
+    path = tables_of(written, study, tmp_path) / file
+    table = pd.read_csv(path).astype({column: object})
+    table.loc[3, column] = value
+    table.to_csv(path, index=False)
+    with pytest.raises(ccf.DataError, match=rf"{re.escape(str(path))}' {re.escape(told)}"):
+        read_study(study, path.parent)
+
+
+def test_a_patient_has_one_line(written, tmp_path):
+    path = tables_of(written, "mimic_cxr", tmp_path) / "patients.csv"
+    table = pd.read_csv(path)
+    pd.concat([table, table.iloc[:2]]).to_csv(path, index=False)  # the same again says nothing new
+    assert len(read_study("mimic_cxr", path.parent).batch) == len(read_study("mimic_cxr", written["mimic_cxr"]).batch)
+    pd.concat([table, table.iloc[:1].assign(anchor_age=33)]).to_csv(path, index=False)
+    with pytest.raises(ccf.DataError, match=r"patients.csv' has two lines of subject_id \d+ that differ\. Keep one"):
+        read_study("mimic_cxr", path.parent)
+
+
+@pytest.mark.parametrize(
+    ("study", "files", "told"),
+    [
+        ("celebahq", "CelebAMask-HQ/CelebA-HQ-img/*.jpg", "It is part of CelebAMask-HQ"),
+        ("mimic_cxr", "files/*/*/*/*.jpg", "It is part of MIMIC-CXR-JPG, for credentialed users"),
+        ("embed", "images/png/1024x768/*/*.png", "Put the DICOM files there"),
+    ],
+)
+def test_images_that_are_missing_are_counted_with_the_way_to_get_them(written, tmp_path, study, files, told):
+    root = tmp_path / study
+    shutil.copytree(written[study], root)
+    rows = len(read_study(study, root).batch)
+    gone = sorted(root.glob(files))[4:7]
+    for path in gone:
+        path.unlink()
+    with pytest.raises(ccf.DataError, match=rf"3 of {rows} images are missing: there is no image '.*{told}.*Or take their rows"):
+        check_data(study, root)
+
+
+def test_data_as_released_are_not_read_as_a_folder_is(written, capsys):
+    for option in (["--person", "subject_id"], ["--resize"]):
+        assert main(["data", "check", "mimic_cxr", str(written["mimic_cxr"]), *option]) == 2
+        assert "is mimic_cxr as released, which says itself what a row is called" in capsys.readouterr().err
+
+
+def test_a_file_of_metadata_that_is_no_table_makes_no_folder_of_a_study(written, tmp_path):
+    root = tmp_path / "faces"
+    shutil.copytree(written["celebahq"], root)
+    (root / "metadata.json").write_text("{}")
+    assert check_data("celebahq", root)["images"] == len(read_study("celebahq", written["celebahq"]).batch)
+
+
 def test_the_column_that_admissions_lack_is_named_under_either_name_of_race(written, tmp_path):
     path = tables_of(written, "mimic_cxr", tmp_path) / "admissions.csv"
     people = pd.read_csv(path)
@@ -627,6 +690,12 @@ def test_prepared_tables_of_chests_may_have_other_diseases_and_say_who_is_on_a_r
     assert read_study("mimic_cxr", tmp_path).person is None
     test.assign(disease="Oter").to_csv(tmp_path / "test.csv", index=False)
     with pytest.raises(ccf.DataError, match="has disease 'Oter': it is one of 0, 1, 2, No Finding"):
+        read_study("mimic_cxr", tmp_path)
+    test.astype({"age": object}).assign(age="old").to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(ccf.DataError, match=r"test.csv' has 'old' for age in row 0: it is a number\."):
+        read_study("mimic_cxr", tmp_path)
+    test.assign(subject_id=[20, 1, 21, 21]).to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(ccf.DataError, match=r"subject_id '1' is in the splits train and test\. Correct the tables"):
         read_study("mimic_cxr", tmp_path)
 
 

@@ -124,7 +124,7 @@ def read_celeba(directory: str | Path, graph: CausalGraph | str = "celebahq", *,
     labels["split"] = labels.index.map(_partition(find(root, _PARTITION, _GET)))
     rows = Filtered(labels)
     rows.keep("no entry in the partition", rows.frame["split"].notna())
-    read = partial(read_image, resize=True, edit=_middle)
+    read = partial(read_image, resize=True, edit=_middle, how=_GET)
     files = ImageFiles(images, rows.frame.index.to_numpy(), graph.node(graph.images[0]), read=read, jobs=jobs)
     return _released(graph, rows, path, files)
 
@@ -161,5 +161,5 @@ def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", 
     if odd_names:
         raise DataError(f"'{path}' has a line for '{odd_names[0]}': files of CelebA-HQ are called by their number. Get it again.")
     rows.frame = rows.frame.set_index(pd.Index([int(Path(name).stem) for name in files], name="image_id"))
-    read = partial(read_image, resize=True)
+    read = partial(read_image, resize=True, how=_GET_HQ)
     return _released(graph, rows, path, ImageFiles(images, files, graph.node(graph.images[0]), read=read, jobs=jobs))

@@ -47,6 +47,7 @@ _MAKE = (
     f"shows them, scaled to 1024 pixels high and 768 wide and to 16 bits, 0 to 65535, as {_PNG}/EMPI_ANON/UID.png."
 )
 _DENSITIES = {1: "A", 2: "B", 3: "C", 4: "D"}
+_KEY = ("empi_anon", "acc_anon")  # of an exam
 _SHARES = {"train": 0.675, "valid": 0.075, "test": 0.25}  # of the patients
 _SEED = 33
 
@@ -116,12 +117,13 @@ def read_embed(directory: str | Path, graph: CausalGraph | str = "embed", *, job
             "anon_dicom_path": "dicom", "empi_anon": "patient", "acc_anon": "exam", "FinalImageType": "kind",
             "ImageLateralityFinal": "laterality", "ViewPosition": "view", "spot_mag": "spot",
         },
-        _GET,
+        _GET, numbers=_KEY,
     )  # fmt: skip
     exams = open_table(
         find(root, ["EMBED_OpenData_clinical.csv", "tables/EMBED_OpenData_clinical.csv"], _GET),
         {"empi_anon": "patient", "acc_anon": "exam", "tissueden": "density", "GENDER_DESC": "gender", "age_at_study": "age"},
         _GET,
+        numbers=_KEY,
     ).drop_duplicates(["patient", "exam"])  # a line for every finding
     rows = Filtered(shots.merge(exams, on=["patient", "exam"], how="left"))
     rows.keep("no 2D image", rows.frame["kind"] == "2D")

@@ -3,6 +3,8 @@
     DIR/metadata.csv    or .jsonl, .parquet: `file_name`, relative to DIR, and a column for every attribute of the graph
     DIR/...             the images: PNG, JPEG, TIFF (8 or 16 bits, or numbers from 0 to 1), NPY, DICOM
 
+or a folder a split, `train`, `valid` (or `validation`) and `test`, each with its own table and images.
+
 This is the layout that Hugging Face's datasets call imagefolder, https://huggingface.co/docs/datasets/image_dataset.
 """
 
@@ -10,32 +12,56 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from causalcf.batch import Batch
-from causalcf.datasets.released import SPLITS, Released, split_by
+from causalcf.datasets.released import SPLITS, Released, check_people, split_by
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph
 from causalcf.image_files import ImageFiles, read_image
 from causalcf.tables import read_table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["read_folder", "split_folder"]
+__all__ = ["is_folder", "read_folder", "split_folder"]
 
 _TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE = "file_name"
 
 
+def _tables(folder: Path) -> list[Path]:
+    return [folder / name for name in _TABLES if (folder / name).is_file()]
+
+
+def _parts(folder: Path) -> dict[Path, str]:
+    """The folders of splits that have a table of their own, and which split each is."""
+    names = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}
+    return {folder / name: split for name, split in names.items() if _tables(folder / name)}
+
+
+def is_folder(directory: str | Path) -> bool:
+    """Whether a directory is a folder of images with its table, or has such a folder a split."""
+    return bool(_tables(Path(directory)) or _parts(Path(directory)))
+
+
 def _table(folder: Path, graph: CausalGraph) -> pd.DataFrame:
-    found = [folder / name for name in _TABLES if (folder / name).is_file()]
+    """The table of a folder, `file_name` relative to that; of folders of splits theirs, one after another."""
+    found = _tables(folder)
+    parts = {} if found else _parts(folder)
+    if parts:
+        tables = [_table(part, graph).assign(split=split) for part, split in parts.items()]
+        for part, table in zip(parts, tables, strict=True):
+            table[_FILE] = [f"{part.name}/{name}" for name in table[_FILE]]
+        return pd.concat(tables, ignore_index=True)
     if len(found) != 1:
         what = f"has {' and '.join(path.name for path in found)}: keep one" if found else f"has none of {', '.join(_TABLES)}"
         raise DataError(f"folder '{folder}' {what}. It is a table with '{_FILE}' and a column for every attribute.")
     frame = read_table(found[0], graph=graph)
     if _FILE not in frame.columns:
         raise DataError(f"'{found[0]}' has no column '{_FILE}'. Its columns are: {', '.join(map(str, frame.columns))}.")
+    if frame[_FILE].isna().any():
+        raise DataError(
+            f"'{found[0]}' has no {_FILE} in row {frame.index[frame[_FILE].isna()][0]}. Correct that row, or take it out."
+        )
     return frame
 
 
@@ -95,17 +121,9 @@ def split_folder(
     if odd:
         raise DataError(f"the column split has '{odd[0]}'. It holds {', '.join(SPLITS)}.")
     if person is not None and not dealt:
-        _check_people(frame, person)
-    return Released(Batch(graph, frame, batch.images), {}, person, dealt, dealt)
-
-
-def _check_people(frame: pd.DataFrame, person: str) -> None:
-    """That nobody is in two splits."""
-    pairs = frame[[person, "split"]].dropna().drop_duplicates()
-    twice = pairs.loc[pairs[person].duplicated(), person]
-    if len(twice):
-        splits = pairs.loc[pairs[person] == twice.iloc[0], "split"]
-        raise DataError(
-            f"{person} '{twice.iloc[0]}' is in the splits {' and '.join(splits)}. Correct the column split, drop it to have "
-            "people dealt out, or do not say who a row is of (person, --person)."
+        check_people(
+            frame,
+            person,
+            "Correct the column split, drop it to have people dealt out, or do not say who a row is of (person, --person).",
         )
+    return Released(Batch(graph, frame, batch.images), {}, person, dealt, dealt)

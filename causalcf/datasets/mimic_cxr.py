@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from causalcf.batch import Batch
-from causalcf.datasets.released import SPLITS, Filtered, Released, find, open_table, split_by
+from causalcf.datasets.released import SPLITS, Filtered, Released, as_numbers, check_people, find, open_table, split_by
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 from causalcf.image_files import ImageFiles, read_image
@@ -50,7 +50,7 @@ def _table(root: Path, stem: str, how: str, folders: tuple[str, ...] = ("",)) ->
 def _race(root: Path) -> pd.Series:
     """The race of every patient for whom one only is recorded, by subject."""
     path = _table(root, "admissions", _GET_IV, ("", "hosp/", "core/"))
-    table = open_table(path, ["subject_id"], _GET_IV, optional=["race", "ethnicity"])
+    table = open_table(path, ["subject_id"], _GET_IV, optional=["race", "ethnicity"], numbers=["subject_id"])
     if len(table.columns) < 2:
         raise DataError(f"'{path}' has no column race (or 'ethnicity', as older releases call it). {_GET_IV}")
     admissions = table.iloc[:, :2].set_axis(["subject_id", "race"], axis=1).dropna()
@@ -61,17 +61,18 @@ def _race(root: Path) -> pd.Series:
 
 
 def _released(root: Path, graph: CausalGraph, jobs: int) -> Released:
+    study = ["subject_id", "study_id"]
     shots = open_table(
-        _table(root, "mimic-cxr-2.0.0-metadata", _GET),
-        ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate"],
-        _GET,
-    )
+        _table(root, "mimic-cxr-2.0.0-metadata", _GET), ["dicom_id", *study, "ViewPosition", "StudyDate"], _GET,
+        numbers=[*study, "StudyDate"], key=["dicom_id"],
+    )  # fmt: skip
     labels = open_table(
-        _table(root, "mimic-cxr-2.0.0-chexpert", _GET), ["subject_id", "study_id", "Pleural Effusion", "No Finding"], _GET
+        _table(root, "mimic-cxr-2.0.0-chexpert", _GET), [*study, "Pleural Effusion", "No Finding"], _GET, numbers=study, key=study
     )
     patients = open_table(
-        _table(root, "patients", _GET_IV, ("", "hosp/", "core/")), ["subject_id", "gender", "anchor_age", "anchor_year"], _GET_IV
-    )
+        _table(root, "patients", _GET_IV, ("", "hosp/", "core/")), ["subject_id", "gender", "anchor_age", "anchor_year"], _GET_IV,
+        numbers=["subject_id", "anchor_age", "anchor_year"], key=["subject_id"],
+    )  # fmt: skip
     table = shots.merge(labels, on=["subject_id", "study_id"], how="left").merge(patients, on="subject_id", how="left")
     rows = Filtered(table.assign(race=table["subject_id"].map(_race(root))))
     rows.keep("no patient in MIMIC-IV", rows.frame["gender"].isin(["M", "F"]))
@@ -80,18 +81,17 @@ def _released(root: Path, graph: CausalGraph, jobs: int) -> Released:
     effusion, nothing = rows.frame["Pleural Effusion"] == 1, rows.frame["No Finding"] == 1
     rows.keep(_NEITHER, effusion | nothing)
     frame = rows.frame
-    date = frame["StudyDate"].astype(np.int64)
     frame = frame.assign(
         sex=frame["gender"].map({"M": "Male", "F": "Female"}),
-        age=(frame["anchor_age"] + date // 10_000 - frame["anchor_year"]).astype(float),
+        age=(frame["anchor_age"] + frame["StudyDate"] // 10_000 - frame["anchor_year"]).astype(float),
         finding=np.where(frame["Pleural Effusion"] == 1, *_FINDINGS[::-1]),
         split=split_by(frame["subject_id"], _SHARES, _SEED),
     )
     rows.frame = frame
     rows.keep("age outside 0 to 120 years", frame["age"].between(0, 120, inclusive="neither"))
     frame = rows.frame
-    subject, study, shot = (frame[name].astype(str) for name in ("subject_id", "study_id", "dicom_id"))
-    names = "p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + shot + ".jpg"
+    subject, day, shot = (frame[name].astype(str) for name in ("subject_id", "study_id", "dicom_id"))
+    names = "p" + subject.str[:2] + "/p" + subject + "/s" + day + "/" + shot + ".jpg"
     kept = frame.set_index("dicom_id")[["subject_id", "study_id", "race", "sex", "age", "finding", "split"]]
     batch = _batch(graph, find(root, ["files"], _GET), names.to_numpy(), kept, jobs)
     return Released(batch, rows.dropped, "subject_id", drawn=True)
@@ -115,19 +115,21 @@ def _prepared(root: Path, graph: CausalGraph, jobs: int) -> Released:
         known = table.assign(
             race=_labelled(table["race_label"], tuple(_RACES.values()), path),
             sex=_labelled(table["sex_label"], _SEXES, path),
-            age=table["age"].astype(float),
+            age=as_numbers(table["age"], path),
             finding=_labelled(table["disease"], (*_FINDINGS, _OTHER), path),
             split=split,
         )
         parts.append(known.drop(columns=["sex_label", "race_label", "disease"]))
     rows = Filtered(pd.concat(parts, join="inner").rename(columns={"path_preproc": "file_name"}).set_index("file_name"))
     rows.keep(_NEITHER, rows.frame["finding"] != _OTHER)
-    batch = _batch(graph, root, rows.frame.index.to_numpy(), rows.frame, jobs)
-    return Released(batch, rows.dropped, "subject_id" if "subject_id" in rows.frame.columns else None)
+    person = "subject_id" if "subject_id" in rows.frame.columns else None
+    if person:
+        check_people(rows.frame, person, "Correct the tables, or leave the column out if it does not say who a row is of.")
+    return Released(_batch(graph, root, rows.frame.index.to_numpy(), rows.frame, jobs, how=""), rows.dropped, person)
 
 
-def _batch(graph: CausalGraph, images: Path, names: np.ndarray, frame: pd.DataFrame, jobs: int) -> Batch:
-    files = ImageFiles(images, names, graph.node(graph.images[0]), read=partial(read_image, resize=True), jobs=jobs)
+def _batch(graph: CausalGraph, images: Path, names: np.ndarray, frame: pd.DataFrame, jobs: int, how: str = _GET) -> Batch:
+    files = ImageFiles(images, names, graph.node(graph.images[0]), read=partial(read_image, resize=True, how=how), jobs=jobs)
     return Batch(graph, frame, {graph.images[0]: files})
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from causalcf.batch import Batch
 from causalcf.datasets.idx import read_idx
-from causalcf.datasets.released import Released, find, open_table, split_by
+from causalcf.datasets.released import Released, as_numbers, find, open_table, split_by
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
 
@@ -33,13 +33,15 @@ def _part(root: Path, part: str) -> tuple[pd.DataFrame, np.ndarray]:
         read_idx(find(root, [f"{part}-{name}-ubyte{suffix}" for suffix in (".gz", "")], _GET), _GET)
         for name in ("images-idx3", "labels-idx1")
     )
-    table = open_table(find(root, [f"{part}-morpho.csv"], _GET), ["index", "thickness", "intensity"], _GET)
+    path = find(root, [f"{part}-morpho.csv"], _GET)
+    table = open_table(path, ["index", "thickness", "intensity"], _GET, numbers=["index"])
     if images.ndim != 3 or not len(images) == len(labels) == len(table):
         raise DataError(f"the files of {part} in '{root}' do not belong together: {images.shape}, {labels.shape}, {len(table)}.")
     order = table["index"].to_numpy()
     if not np.isin(order, np.arange(len(images))).all():
         raise DataError(f"the index of '{part}-morpho.csv' in '{root}' names digits that are not there. Get it again. {_GET}")
-    frame = table[["thickness", "intensity"]].astype(float).assign(digit=labels[order].astype(str))
+    frame = pd.DataFrame({name: as_numbers(table[name], path) for name in ("thickness", "intensity")})
+    frame = frame.assign(digit=labels[order].astype(str))
     return frame.set_index(pd.Index([f"{part}-{row}" for row in order], name="row")), images[order]
 
 

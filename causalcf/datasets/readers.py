@@ -11,12 +11,13 @@ import numpy as np
 from causalcf.batch import Batch
 from causalcf.datasets.celeba import read_celeba, read_celebahq
 from causalcf.datasets.embed import read_embed
-from causalcf.datasets.folder import split_folder
+from causalcf.datasets.folder import is_folder, split_folder
 from causalcf.datasets.mimic_cxr import read_mimic_cxr
 from causalcf.datasets.morphomnist_release import read_morphomnist
 from causalcf.datasets.released import Released
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph, load_graph
+from causalcf.image_files import ImageFiles
 
 if TYPE_CHECKING:
     from causalcf.scm import SCM
@@ -60,7 +61,16 @@ def is_study(graph: CausalGraph, directory: str | Path) -> bool:
 
 
 def _is_released(study: str, directory: str | Path) -> bool:
-    return study in READERS and not list(Path(directory).glob("metadata.*"))
+    return study in READERS and not is_folder(directory)
+
+
+def _refuse_of_folder(study: str, directory: str | Path, asked: object) -> None:
+    """Refuse what only the rows of a folder are asked with."""
+    if asked:
+        raise DataError(
+            f"'{directory}' is {study} as released, which says itself what a row is called, who it is of and how it is scaled. "
+            "Leave index, person and resize (--index, --person, --resize) out."
+        )
 
 
 def open_data(
@@ -77,10 +87,7 @@ def open_data(
         DataError: it is neither, or something in it is missing or damaged.
     """
     if is_study(graph, directory):
-        if index or person:
-            raise DataError(
-                f"'{directory}' is {graph.name} as released, which says itself what a row is called and who it is of."
-            )
+        _refuse_of_folder(graph.name, directory, index or person)
         return read_study(graph.name, directory, graph)
     return split_folder(directory, graph, index=index or "file_name", person=person, resize=resize)
 
@@ -122,12 +129,24 @@ def held_out(
     return released.split(part)
 
 
+def _check_files(images: Any) -> None:
+    """That every image of a batch is there."""
+    absent = images.missing() if isinstance(images, ImageFiles) else []
+    if absent:
+        try:
+            images.read(images.root / absent[0], images.node)
+        except DataError as error:
+            raise DataError(
+                f"{len(absent)} of {len(images)} images are missing: {error} Or take their rows out of the table."
+            ) from error
+
+
 def check_data(
     study: str, directory: str | Path, *, every: bool = False, person: str | None = None, resize: bool = False
 ) -> dict[str, Any]:
     """What is in a directory of data: rows by split, what filters dropped, how attributes are distributed.
 
-    The first images of every split, and as many from all over it, are decoded.
+    Every image must be there; the first of every split, and as many from all over it, are decoded.
 
     Args:
         study: its name; or a graph, by name or as a file, where the directory is a folder of images with its table.
@@ -136,13 +155,15 @@ def check_data(
         person, resize: of a folder, see `causalcf.datasets.folder.split_folder`.
 
     Raises:
-        DataError: a file or column is missing, or an image is damaged.
+        DataError: a file, a column or an image is missing, or an image is damaged.
     """
     if _is_released(study, directory):
+        _refuse_of_folder(study, directory, person or resize)
         found = read_study(study, directory)
     else:
         found = split_folder(directory, load_graph(study), person=person, resize=resize)
     graph, frame = found.batch.graph, found.batch.frame
+    _check_files(found.batch.images[graph.images[0]])
     seen = 0
     for split in frame["split"].unique():
         part = found.batch.rows(np.flatnonzero(frame["split"] == split))

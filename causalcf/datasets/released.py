@@ -23,7 +23,7 @@ from causalcf.tables import read_table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Filtered", "Released", "find", "open_table", "split_by", "spread"]
+__all__ = ["SPLITS", "Filtered", "Released", "as_numbers", "check_people", "find", "open_table", "split_by", "spread"]
 
 SPLITS = ("train", "valid", "test")
 _JUDGED = 0.2  # of the people of the training split, to train judges
@@ -107,7 +107,15 @@ def find(directory: Path, names: Sequence[str], how: str) -> Path:
     raise DataError(f"there is no {' or '.join(names)} in '{directory}'. {how}")
 
 
-def open_table(path: Path, columns: Mapping[str, str] | Sequence[str], how: str, *, optional: Sequence[str] = ()) -> pd.DataFrame:
+def open_table(
+    path: Path,
+    columns: Mapping[str, str] | Sequence[str],
+    how: str,
+    *,
+    optional: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    key: Sequence[str] = (),
+) -> pd.DataFrame:
     """Some columns of a table, under names of ours where a mapping is given.
 
     Args:
@@ -115,16 +123,60 @@ def open_table(path: Path, columns: Mapping[str, str] | Sequence[str], how: str,
         columns: which, or from their names in the file to ours.
         how: the file can be got.
         optional: columns that are given too where they are there.
+        numbers: columns, by their names in the file, that hold whole numbers and nothing else.
+        key: columns, by their names in the file, that tell a line from every other.
 
     Raises:
-        DataError: a column is not there.
+        DataError: a column is not there, or holds what it may not.
     """
     frame = read_table(path)
     absent = [name for name in columns if name not in frame.columns]
     if absent:
         raise DataError(f"'{path}' has no column {', '.join(absent)}. It has: {', '.join(map(str, frame.columns[:30]))}. {how}")
     found = frame[[*columns, *(name for name in optional if name in frame.columns)]]
+    found = found.assign(**{name: as_numbers(found[name], path, whole=True) for name in numbers})
+    if key:
+        found = found.drop_duplicates()
+        twice = found[found.duplicated(list(key))]
+        if len(twice):
+            told = ", ".join(f"{name} {twice[name].iloc[0]}" for name in key)
+            raise DataError(f"'{path}' has two lines of {told} that differ. Keep one of them.")
     return found.rename(columns=dict(columns)) if isinstance(columns, Mapping) else found
+
+
+def as_numbers(column: pd.Series, path: Path, *, whole: bool = False) -> pd.Series:
+    """A column as numbers, (row,), float64; whole ones int64.
+
+    Raises:
+        DataError: a row has none, or something else.
+    """
+    numbers = pd.to_numeric(column, errors="coerce")
+    odd = column[~np.isfinite(numbers) | (whole & (numbers % 1 != 0))]
+    if len(odd):
+        what = "nothing" if pd.isna(odd.iloc[0]) else f"'{odd.iloc[0]}'"
+        raise DataError(
+            f"'{path}' has {what} for {column.name} in row {odd.index[0]}: it is a {'whole ' if whole else ''}number. "
+            "Correct that row, or take it out."
+        )
+    return numbers.astype(np.int64 if whole else float)
+
+
+def check_people(frame: pd.DataFrame, person: str, way_out: str) -> None:
+    """That nobody is in two splits.
+
+    Args:
+        frame: with a column `split`.
+        person: the column that says who a row is of.
+        way_out: what a user may do about it.
+
+    Raises:
+        DataError: somebody is.
+    """
+    pairs = frame[[person, "split"]].dropna().drop_duplicates()
+    twice = pairs.loc[pairs[person].duplicated(), person]
+    if len(twice):
+        splits = pairs.loc[pairs[person] == twice.iloc[0], "split"]
+        raise DataError(f"{person} '{twice.iloc[0]}' is in the splits {' and '.join(splits)}. {way_out}")
 
 
 def split_by(people: pd.Series, shares: Mapping[str, float], seed: int) -> pd.Series:
