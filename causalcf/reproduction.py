@@ -98,8 +98,19 @@ class Reproduction:
         return f"Reproduction({self.settings['study']!r}, numbers={len(self.table)})"
 
     def __str__(self) -> str:
-        """Where rules show what was asked equally well, in a table for a terminal."""
-        return str(self.equal.to_string(index=False, float_format=lambda number: f"{number:.3g}"))
+        """Where rules show what was asked as well as classifier-free guidance does, in a table for a terminal."""
+        if self.equal.empty:
+            return "At none of these weights does another rule show what was asked as well as classifier-free guidance does."
+        told = _with_intervals(self.equal).drop(columns="target")
+        told.columns = pd.Index(["do", "rule", "moved", "CFG", "nothing", "ratio", "there and back", "CFG", "nothing", "ratio"])
+        table = told.map(lambda entry: entry if isinstance(entry, str) else _cell(float(entry)))
+        return (
+            "Where a rule shows what was asked as well as classifier-free guidance (CFG): how far it moves the attributes that\n"
+            "must stay (log odds of their judges, of numbers standard deviations), and how far from the image there and back\n"
+            "ends (grey levels). Below 1 a ratio to CFG, with its 95 % interval, says that the rule is better; `nothing` is no\n"
+            "guidance.\n\n"
+            f"{table.to_string(index=False)}\n"
+        )
 
     def figure(self) -> Figure:
         """On target against off target, and there and back by weight: a column of panels for every intervention."""

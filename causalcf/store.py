@@ -89,7 +89,7 @@ def load(source: str | Path, *, classes: tuple[type, ...] = ()) -> SCM:
     """A model from a directory, or a shipped one by name.
 
     Args:
-        source: a name out of `model_names()`, or a directory that `save` wrote.
+        source: a name out of `model_names()`, or a directory that `save` wrote, which comes first where it has such a name.
         classes: mechanisms and judges of your own that the model holds.
 
     Raises:
@@ -99,7 +99,7 @@ def load(source: str | Path, *, classes: tuple[type, ...] = ()) -> SCM:
 
     from causalcf.scm import SCM
 
-    shipped = isinstance(source, str) and source in model_names() and not Path(source).is_dir()
+    shipped = isinstance(source, str) and source in model_names() and not (Path(source) / "manifest.json").is_file()
     directory = Path(str(_models() / str(source))) if shipped else Path(source)
     if not directory.is_dir():
         raise StoreError(

@@ -398,6 +398,15 @@ def test_one_command_writes_tables_and_figures(tmp_path, capsys):
     assert len(pd.read_csv(out / "numbers.csv")) == len(told["numbers"])
 
 
+def test_what_a_terminal_is_told_fits_it_and_says_what_a_ratio_is(found):
+    told = str(found).splitlines()
+    assert max(map(len, told)) < 130
+    assert "Below 1 a ratio to CFG" in str(found)
+    head = next(place for place, line in enumerate(told) if line.lstrip().startswith("do "))
+    assert len([line for line in told[head + 1 :] if line]) == len(found.equal)
+    assert "At none of these weights" in str(replace(found, equal=found.equal.iloc[:0]))
+
+
 def test_a_study_is_fitted_to_its_data_once_and_asked_of_its_held_out_rows(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("causalcf.training._ATTRIBUTE_STEPS", 20)
     monkeypatch.setattr("causalcf.judges._FEWEST_STEPS", 5)

@@ -168,6 +168,15 @@ def test_a_missing_directory_is_an_error_that_names_it_and_the_shipped_models(tm
         verify(tmp_path / "nowhere")
 
 
+def test_a_folder_of_data_with_the_name_of_a_shipped_model_does_not_hide_it(tmp_path, monkeypatch, saved):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "morphomnist").mkdir()
+    assert ccf.load("morphomnist").graph.name == "morphomnist"
+    (tmp_path / "morphomnist").rmdir()
+    saved.rename(tmp_path / "morphomnist")  # a model of the user's own does
+    assert ccf.load("morphomnist").graph.name == GRAPH.name != "morphomnist"
+
+
 def test_a_file_in_place_of_a_directory_is_an_error(tmp_path):
     (tmp_path / "model").write_text("x")
     with pytest.raises(StoreError, match="no model"):
