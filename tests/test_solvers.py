@@ -580,6 +580,36 @@ def test_a_row_is_solved_alike_alone_and_in_a_batch():
             assert torch.allclose(alone[0], together[row], rtol=1e-5, atol=1e-5), type(solver)
 
 
+def test_the_residual_is_how_far_the_last_iteration_moved_the_noise():
+    levels, image = grid(1), images(4, dtype=torch.float64)
+    found = [abduct(FixedPoint(tolerance=0.0, iterations=count), image, levels, Gaussian()) for count in (1, 2, 3)]
+    for (before, _), (after, trace) in itertools.pairwise(found):
+        moved = (after - before).flatten(1).square().mean(1).sqrt()
+        assert (moved > 1e-6).all()
+        assert torch.allclose(trace.residual[:, 0], moved, rtol=1e-6)
+
+
+def test_an_iteration_that_leads_away_is_not_kept():
+    class RunningOff:
+        """2, 1, 1.1 and 9 in turn: the third is next to its guess, and the fourth far away from it."""
+
+        def __init__(self):
+            self.answers = iter([2.0, 1.0, 1.1, 9.0])
+
+        def __call__(self, x, timestep, rows):
+            return torch.full_like(x, next(self.answers))
+
+    class Constant:
+        def __call__(self, x, timestep, rows):
+            return torch.full_like(x, 1.1)
+
+    levels, image = grid(1), images(2, dtype=torch.float64)
+    ran_off, trace = abduct(FixedPoint(tolerance=0.0, iterations=4), image, levels, RunningOff())
+    settled, _ = abduct(FixedPoint(tolerance=0.0, iterations=3), image, levels, Constant())
+    assert torch.allclose(ran_off, settled)
+    assert torch.allclose(trace.residual, torch.full_like(trace.residual, 0.1 * levels.alphas[-1] * levels.gap(1)))
+
+
 @pytest.fixture
 def two_threads():
     before = torch.get_num_threads()
