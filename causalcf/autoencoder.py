@@ -14,6 +14,7 @@ CVPR 2022, https://arxiv.org/abs/2112.10752.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,8 +99,16 @@ class Autoencoder(nn.Module):
         self.scale = latents.std(1).clamp(min=1e-6).clone().view(-1, 1, 1)
 
     @property
+    def digest(self) -> str:
+        """What tells its weights from those of another, and with them its latents."""
+        found = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    @property
     def training_settings(self) -> dict[str, Any]:
-        return {}
+        return self.settings
 
     def training_draws(self, value: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The noise of the latents, a row each."""

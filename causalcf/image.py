@@ -278,6 +278,13 @@ class Diffusion(Mechanism):
         with torch.inference_mode():
             state = self.solver.sample(noise.float(), self.levels, eps)
             image = self._to_image(state)
+        finite = torch.isfinite(state).flatten(1).all(1)
+        if not finite.all():
+            bad = (~finite).nonzero().flatten().tolist()
+            raise AbductionError(
+                f"the counterfactual image is not finite for rows {bad} of the batch: guidance or the network ran off. "
+                "Take lower weights, or look at the network's loss."
+            )
         tell(prediction_evaluations=tally)
         return image.clone()
 
@@ -319,7 +326,8 @@ class Diffusion(Mechanism):
     @property
     def training_settings(self) -> dict[str, Any]:
         hiding = {"hide_all": self.hide_all, "hide_one": self.hide_one, "min_snr": self.min_snr}
-        return {**self.network, **hiding, "prediction": self.scheduler.config.prediction_type}
+        latents = {} if self.autoencoder is None else {"autoencoder": self.autoencoder.digest}
+        return {**self.network, **hiding, "prediction": self.scheduler.config.prediction_type, **latents}
 
     def training_draws(self, value: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Noise, timesteps and shown parents, a row each."""

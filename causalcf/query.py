@@ -405,6 +405,8 @@ def counterfactual(
         for name, given in (("steps", steps), ("solver", solver)):
             if given is not None:
                 raise DataError(f"{name} belongs to the abduction, which is done. Use abduct(scm.configured({name}=...), batch).")
+        if scm is not batch.scm:
+            _check_abducts_alike(scm, batch)
         if guidance is None and scm is not batch.scm:  # guidance is no part of the abduction, all else of the model is
             guidance = next((getattr(scm.mechanisms[name], "guidance", None) for name in scm.graph.images), None)
         scm, factual = batch.scm, batch.factual
@@ -438,6 +440,18 @@ def counterfactual(
     diagnostics = batch.diagnostics if isinstance(batch, Abduction) else told.frame(factual.frame.index)
     finished = [answer.finish(diagnostics) for answer in answers]
     return finished[0] if isinstance(do, Mapping) else finished
+
+
+def _check_abducts_alike(scm: SCM, abduction: Abduction) -> None:
+    """That a model would have abducted the images as another did, whose abduction it is given."""
+    for name in scm.graph.images:
+        asked, made = scm.mechanisms[name], abduction.scm.mechanisms.get(name)
+        for what in ("denoiser", "solver", "steps"):
+            if getattr(asked, what, None) != getattr(made, what, None):
+                raise DataError(
+                    f"the noise of '{name}' was abducted with another {what} than this model's. Abduct with this model, "
+                    "abduct(scm, batch), or ask the one that did."
+                )
 
 
 def _partial(

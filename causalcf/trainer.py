@@ -48,6 +48,7 @@ _FASTER = 3.0  # Muon's learning rate in units of AdamW's
 _LOG_STEPS = 50  # between two lines of the log
 _TOLD_APART = 16  # images by which rows are told from others
 _MUCH_FASTER = 1.2  # what bfloat16 must gain to be taken; far from what two timings of the same differ by
+_KEPT = ("optimiser", "batch_size", "learning_rate", "decorrelate", "mirror", "ema_decay")  # from a run's start to its end
 
 
 @dataclass(frozen=True)
@@ -418,11 +419,11 @@ class _ImageRun:
                 raise StoreError(
                     f"'{candidate}' was trained on other rows than these. Use another --out, or remove it to begin again."
                 )
-            optimiser = record["plan"].get("optimiser", "adamw")  # before there was a choice
-            if optimiser != self.plan.optimiser:
-                raise StoreError(
-                    f"'{candidate}' was trained by {optimiser}, not {self.plan.optimiser}. Use that optimiser or another --out."
-                )
+            plan = {"optimiser": "adamw", **record["plan"]}  # before there was a choice
+            for setting in _KEPT:
+                before, now = plan.get(setting, getattr(self.plan, setting)), getattr(self.plan, setting)
+                if before != now:
+                    raise StoreError(f"'{candidate}' was trained with {setting}={before}, not {now}. Use that, or another --out.")
             if self.plan.precision not in ("auto", record["precision"]):
                 raise StoreError(
                     f"'{candidate}' was trained in {record['precision']}, not {self.plan.precision}. Use that or another --out."

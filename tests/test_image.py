@@ -696,6 +696,32 @@ def test_the_guidance_of_a_model_holds_also_for_rows_that_another_rule_abducted(
     assert not np.array_equal(ccf.counterfactual(shipped, abducted, do).images["image"], told)
 
 
+def test_an_abduction_is_answered_by_a_model_that_would_have_made_it(shipped, abducted):
+    for what, other in (
+        ("steps", shipped.configured(steps=30)),
+        ("solver", shipped.configured(solver=ccf.DDIM())),
+        ("denoiser", ccf.load("morphomnist")),
+    ):
+        with pytest.raises(ccf.DataError, match=rf"abducted with another {what} than this model's\. Abduct with this model"):
+            ccf.counterfactual(other, abducted, {"digit": "3"})
+
+
+def test_an_image_that_is_not_finite_is_an_error_that_names_its_rows(shipped, digits, monkeypatch):
+    scm, three = shipped.configured(steps=2), digits.rows([0, 1, 2])
+    abduction = ccf.abduct(scm, three)
+    mechanism = abduction.scm.mechanisms["image"]
+
+    def spoilt(module, given, output):
+        return (torch.where(torch.arange(len(output[0])).view(-1, 1, 1, 1) == 1, torch.nan, output[0]), *output[1:])
+
+    handle = mechanism.denoiser.unet.register_forward_hook(spoilt)
+    try:
+        with pytest.raises(ccf.AbductionError, match=r"the counterfactual image is not finite for rows \[1\]"):
+            ccf.counterfactual(scm, abduction, {"thickness": 4.0}, guidance=ccf.Plain())
+    finally:
+        handle.remove()
+
+
 def test_a_solver_is_chosen_before_abduction_and_kept_with_the_model(shipped, abducted, tmp_path):
     with pytest.raises(ccf.DataError, match="solver belongs to the abduction"):
         ccf.counterfactual(shipped, abducted, {"digit": "3"}, solver=ccf.DDIM())

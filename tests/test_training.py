@@ -263,8 +263,34 @@ def test_a_run_is_not_gone_on_from_by_another_optimiser(rows, tmp_path):
     assert not all(torch.equal(by_muon[name], by_adam[name]) for name in by_muon)
     (tmp_path / "adamw").rename(tmp_path / "other")
     (tmp_path / "muon").rename(tmp_path / "adamw")
-    with pytest.raises(ccf.StoreError, match=r"was trained by muon, not adamw\. Use that optimiser or another --out"):
+    with pytest.raises(ccf.StoreError, match=r"was trained with optimiser=muon, not adamw\. Use that, or another --out"):
         fit("adamw", 3)
+
+
+def test_a_run_is_not_gone_on_from_under_another_plan(rows, tmp_path):
+    small(rows, tmp_path, steps=1)
+    for setting, value in {"batch_size": 4, "mirror": True}.items():
+        plan = ccf.Training(**{"steps": 2, "batch_size": 8, "precision": "float32", setting: value})
+        scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), steps=5)})
+        with pytest.raises(ccf.StoreError, match=rf"was trained with {setting}=\S+, not {value}\. Use that, or another --out"):
+            ccf.fit(scm, rows, training=plan, checkpoints=tmp_path)
+
+
+def test_a_run_is_not_gone_on_from_in_other_latents(rows, tmp_path):
+    first, second = (ccf.Autoencoder(channels=(16, 16)) for _ in range(2))
+    with torch.no_grad():
+        second.network.encoder.conv_in.weight += 0.1
+    plan = ccf.Training(steps=1, batch_size=8, precision="float32")
+
+    def fit(autoencoder):
+        scm = ccf.SCM(rows.graph, {"image": Diffusion(channels=(16, 16), patch=1, steps=5, autoencoder=autoencoder)})
+        return ccf.fit(scm, rows, training=plan, checkpoints=tmp_path)
+
+    fit(first)
+    fit(first)
+    for other in (second, None):
+        with pytest.raises(ccf.StoreError, match=r"was trained as \{.*'autoencoder': '[0-9a-f]{16}'"):
+            fit(other)
 
 
 def test_a_run_that_is_stopped_amid_an_update_ends_with_the_same_bytes(rows, tmp_path, monkeypatch):
