@@ -75,9 +75,12 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Find the guidance weights that show best what was asked, within bounds on what else changes; store them in the model."""
+    from causalcf.files import check_replaceable
     from causalcf.guidance import Form, parse_guidance
     from causalcf.store import load
     from causalcf.tuning import tune as find
+
+    check_replaceable(out / "model", ["made"])  # not after the search
 
     scm = load(model).configured(steps=steps)
     if not scm.graph.images:

@@ -272,6 +272,17 @@ def _bounds(name: str, given: float | Mapping[str, float], dos: Mapping[str, Do]
     return bounds
 
 
+def _check_rules(scm: SCM, rules: Sequence[Guidance]) -> None:
+    """That rules can be asked and stored, before any is: a search takes long."""
+    parents = scm.graph.parents(scm.graph.images[0])
+    for rule in rules:
+        scm.configured(guidance=rule)
+        if rule.by_row:
+            raise DataError(f"the rule {rule} has a weight a row, which no model keeps. Give one weight.")
+        for t in (0, 500, 999):
+            rule.terms(parents, frozenset(parents[:1]), t)
+
+
 def tune(
     scm: SCM,
     batch: Batch,
@@ -309,7 +320,7 @@ def tune(
         progress: show how far it is.
 
     Raises:
-        DataError: the model has no image or no judges, or the batch no images.
+        DataError: the model has no image or no judges, the batch no images, or a rule cannot be asked; before any is.
 
     Example:
         >>> import causalcf as ccf
@@ -331,6 +342,10 @@ def tune(
         raise DataError("the model has no judges to read its images. Set scm.judges, see causalcf.fit_judges.")
     dos = dict(interventions or draw_interventions(scm.graph, batch.frame, image=scm.graph.images[0], seed=seed))
     bounds = {name: _bounds(name, given, dos) for name, given in (("off_target", off_target), ("reversibility", reversibility))}
+    if not 0 <= gain < 1:
+        raise DataError(f"gain={gain} is no share: it is from 0 up, and below 1.")
+    one = [Decoupled(1.0, form=form) for form in forms] or [Decoupled(1.0)]
+    _check_rules(scm, [*(Scheduled(one[0], interval=interval) for interval in intervals), *others])
     parents = scm.graph.parents(scm.graph.images[0])
     total = len(forms) * len(parents) * len(weights) + (1 + len(parents)) * len(invariant) + len(intervals) + len(others)
     with show_progress("tuning", total + 1.0, show=progress) as advance:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import grey_levels
 
 import causalcf as ccf
 from causalcf.cli import main
@@ -55,6 +56,23 @@ def test_the_error_is_what_the_judges_read(found, quick, rows):
     wrong = np.mean(quick.judges["digit"](answer.images["image"]) != answer.frame["digit"].to_numpy())
     plain = found.table[(found.table["rule"] == "plain") & (found.table["do"] == "digit")].iloc[0]
     assert plain["on_target"] == pytest.approx(wrong, abs=1e-9)
+
+
+def test_a_rule_is_scored_by_what_anybody_would_measure_of_it(quick, rows):
+    do, rule, some = {"intensity": 220.0}, ccf.Decoupled(3.0, form="nested"), slice(0, 3)
+    score = Bench(quick, rows, {"brighter": do}, 3, 0).score("brighter", rule)
+    asked = quick.configured(guidance=rule)
+    answer = ccf.counterfactual(asked, rows, do)
+    back = ccf.counterfactual(asked, answer.batch.rows(some), {"intensity": rows.frame["intensity"].iloc[some]})
+    read = {name: judge(answer.images["image"]) for name, judge in quick.judges.items()}
+    wrong = {name: np.abs(read[name] - answer.frame[name]).mean() / rows.frame[name].std() for name in ("thickness", "intensity")}
+    wrong["digit"] = np.mean(read["digit"] != answer.frame["digit"].to_numpy())
+    assert score.on_target == pytest.approx(wrong["intensity"])
+    assert score.off_target == pytest.approx((wrong["thickness"] + wrong["digit"]) / 2)
+    assert score.error == pytest.approx(np.mean(list(wrong.values())))
+    assert score.reversibility == pytest.approx(grey_levels(back.images["image"], rows.images["image"][some]))
+    assert score.reversibility > 1.0
+    assert score.evaluations == answer.diagnostics["image.prediction_evaluations"].mean()
 
 
 def test_the_chosen_rule_keeps_its_bounds_and_is_the_models_default(quick, rows, tmp_path):
@@ -114,6 +132,31 @@ def test_a_model_that_cannot_be_tuned_says_why(quick, rows):
         ccf.tune(quick, ccf.Batch(rows.graph, rows.frame))
     with pytest.raises(ccf.DataError, match="off_target=-1 is no bound"):
         ccf.tune(quick, rows, off_target=-1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"forms": ["nested", "anchord"]}, "anchord"),
+        ({"intervals": [(500, 100)]}, "500"),
+        ({"others": [ccf.PlusPlus(ccf.Decoupled(1.1))]}, "DDIM steps, which DPMSolverPP does not take"),
+        ({"others": [ccf.Decoupled(2.0, weights={"digt": 2.0})]}, "digt, which is no parent of the image"),
+        ({"others": [ccf.Decoupled(np.array([1.0, 2.0]))]}, "has a weight a row"),
+        ({"gain": float("nan")}, "gain=nan is no share"),
+    ],
+)
+def test_what_cannot_be_tried_is_told_before_anything_is(quick, rows, monkeypatch, asked, told):
+    monkeypatch.setattr("causalcf.tuning.Bench", None)
+    with pytest.raises(ccf.DataError, match=told):
+        ccf.tune(quick, rows, **asked)
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_the_search(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("causalcf.tuning.tune", None)
+    (tmp_path / "t" / "model").mkdir(parents=True)
+    (tmp_path / "t" / "model" / "thesis.tex").write_text("not to be lost")
+    assert main(["tune", "morphomnist", "--out", str(tmp_path / "t")]) == 2
+    assert "exists and is no causalcf directory" in capsys.readouterr().err
 
 
 def test_the_command_writes_model_picture_and_table(tmp_path, capsys):
