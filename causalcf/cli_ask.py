@@ -18,9 +18,13 @@ from causalcf.cli_options import (
     Rows,
     Rule,
     Seed,
+    SolverName,
     Split,
+    Steps,
     TableOut,
     read_guidance,
+    read_solver,
+    read_steps,
     refuse,
     refuse_of_images,
     rows_of,
@@ -69,6 +73,8 @@ def counterfactual(
     resize: Resize = False,
     split: Split = None,
     guidance: Rule = None,
+    steps: Steps = None,
+    solver: SolverName = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -81,11 +87,14 @@ def counterfactual(
     if not do:
         raise DataError("what should be changed? Say it with --do, for example --do 'thickness+=1'.")
     scm = load(model)
-    refuse_of_images(scm, model, guidance=guidance)
+    refuse_of_images(scm, model, guidance=guidance, steps=steps, solver=solver)
     scenarios = {text: parse_do(scm.graph, text) for text in do}
     most = n or (64 if data is None or data.is_dir() else None)
     batch = rows_of(scm, data, split=split, n=most, index=index, resize=resize, missing="infer").loaded()
-    asked = ask(scm, batch, list(scenarios.values()), guidance=read_guidance(guidance), seed=seed, progress=not as_json)
+    asked = ask(
+        scm, batch, list(scenarios.values()), guidance=read_guidance(guidance), steps=read_steps(steps),
+        solver=read_solver(solver), seed=seed, progress=not as_json,
+    )  # fmt: skip
     answers = dict(zip(scenarios, asked, strict=True))
     paths: list[Path] = []
     if batch.images and (out is None or not is_table(out)):
@@ -93,7 +102,8 @@ def counterfactual(
         out = None
     frames = {text: answer.frame.assign(identified=answer.identified) for text, answer in answers.items()}
     why_not = {text: dict(answer.why_not) for text, answer in answers.items() if answer.why_not}
-    _write_answers(frames, why_not, out, as_json, factual=batch.frame, paths=paths)
+    took = asked[0].diagnostics.mean().dropna().round(4).to_dict() if batch.images else {}
+    _write_answers(frames, why_not, out, as_json, factual=batch.frame, paths=paths, took=took)
 
 
 def _write_images(answers: Mapping[str, Counterfactual], out: Path) -> list[Path]:
@@ -111,9 +121,12 @@ def _write_images(answers: Mapping[str, Counterfactual], out: Path) -> list[Path
 
 def _write_answers(
     frames: Mapping[str, pd.DataFrame], why_not: Mapping[str, Mapping[str, str]], out: Path | None, as_json: bool,
-    *, factual: pd.DataFrame | None = None, paths: Sequence[Path] = (),
+    *, factual: pd.DataFrame | None = None, paths: Sequence[Path] = (), took: Mapping[str, float] | None = None,
 ) -> None:  # fmt: skip
-    """One table, with a column `do` where there are several scenarios, and what changed in words; `paths` are told as well."""
+    """One table, with a column `do` where there are several scenarios, and what changed in words.
+
+    Told as well are `paths`, and what the images `took`: the means of a `Counterfactual`'s diagnostics, in the first scenario.
+    """
     import pandas as pd
 
     from causalcf.tables import write_table
@@ -123,7 +136,7 @@ def _write_answers(
         write_table(pd.concat(several), out)
     described = {text: _describe(frame, factual) for text, frame in frames.items()}
     if as_json:
-        told = {"out": str(out) if out else None, "columns": described, "why_not": why_not}
+        told = {"out": str(out) if out else None, "columns": described, "why_not": why_not, "diagnostics": took or {}}
         typer.echo(json.dumps({**told, "files": [str(path) for path in paths]}))
         return
     for text, columns in described.items():
@@ -132,6 +145,8 @@ def _write_answers(
             typer.echo(f"  {name}: {words}")
         for name, reason in why_not.get(text, {}).items():
             typer.echo(f"  not identified: {name}, {reason}")
+    if took:
+        typer.echo(f"a row took: {', '.join(f'{name} {value:.4g}' for name, value in took.items())}")
     for path in paths:
         typer.echo(str(path))
     if out is not None:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,9 +20,13 @@ from causalcf.cli_options import (
     Rows,
     Rule,
     Seed,
+    SolverName,
     Split,
+    Steps,
     TableOut,
     read_guidance,
+    read_solver,
+    read_steps,
     refuse_of_images,
     rows_of,
 )
@@ -124,7 +128,6 @@ def audit_model(
     from causalcf import soundness
     from causalcf.archive import save_report
     from causalcf.recipes import RECIPES
-    from causalcf.solvers import solver_from_dict
     from causalcf.store import load
 
     start, part = time.monotonic(), _shard(shard)
@@ -137,8 +140,8 @@ def audit_model(
         scm,
         batch,
         truth=truth,
-        steps=cast(Literal["auto"] | None, steps) if steps is None or not steps.isdecimal() else int(steps),
-        solver=solver_from_dict({"solver": solver}) if solver else None,
+        steps=read_steps(steps),
+        solver=read_solver(solver),
         shard=part,
         seed=seed,
         progress=not as_json,
@@ -171,16 +174,8 @@ def audit(
     resize: Resize = False,
     split: Split = None,
     guidance: Rule = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(help="Noise levels each way, or auto: the fewest that give images back; the model's own unless told."),
-    ] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="FixedPoint, Anderson, DDIM, Heun, DPMSolverPP, OBELM, EDICT or EditFriendly; the model's own unless told."
-        ),
-    ] = None,
+    steps: Steps = None,
+    solver: SolverName = None,
     again_rows: Annotated[
         int | None, typer.Option(help="So many rows go there and back, and round after round; all unless told.", min=2)
     ] = None,

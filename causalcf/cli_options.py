@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from causalcf.batch import Batch
     from causalcf.guidance import Guidance
     from causalcf.scm import SCM
+    from causalcf.solvers import Solver
 
 __all__ = [
     "Dos",
@@ -27,11 +28,15 @@ __all__ = [
     "Rows",
     "Rule",
     "Seed",
+    "SolverName",
     "Split",
+    "Steps",
     "Table",
     "TableOut",
     "of_split",
     "read_guidance",
+    "read_solver",
+    "read_steps",
     "refuse",
     "refuse_of_images",
     "rows_of",
@@ -71,6 +76,30 @@ Rule = Annotated[
         "before invariant. @LOW-HIGH after it is an interval of timesteps; apg+, rescale+ or cfg+++ in front adjusts it."
     ),
 ]
+
+Steps = Annotated[
+    str | None,
+    typer.Option(help="Noise levels each way, or auto: the fewest that give images back; the model's own unless told."),
+]
+SolverName = Annotated[
+    str | None,
+    typer.Option(
+        "--solver",
+        help="FixedPoint, Anderson, DDIM, Heun, DPMSolverPP, OBELM, EDICT or EditFriendly; the model's own unless told.",
+    ),
+]
+
+
+def read_steps(text: str | None) -> int | Literal["auto"] | None:
+    """The count of levels that --steps names; None is the model's own."""
+    return cast(Literal["auto"] | None, text) if text is None or not text.isdecimal() else int(text)
+
+
+def read_solver(name: str | None) -> Solver | None:
+    """The solver that --solver names; None is the model's own."""
+    from causalcf.solvers import solver_from_dict
+
+    return solver_from_dict({"solver": name}) if name else None
 
 
 def read_guidance(text: str | None) -> Guidance | None:

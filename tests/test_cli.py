@@ -433,3 +433,16 @@ def test_an_interrupted_command_says_so_and_fails(monkeypatch, capsys):
     monkeypatch.setattr("causalcf.graph.graph_names", interrupt)
     assert main(["graphs"]) == 3
     assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_a_solver_and_levels_are_chosen_for_one_question_and_what_it_took_is_told(tmp_path, capsys):
+    ask = ["counterfactual", "morphomnist", "--n", "2", "--do", "digit=3", "--out", str(tmp_path / "cf"), "--steps", "4"]
+    assert main([*ask, "--guidance", "cfg+++nested:1.1"]) == 2
+    assert "Use FixedPoint or DDIM" in capsys.readouterr().err
+    assert main([*ask, "--guidance", "cfg+++nested:1.1", "--solver", "DDIM", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["diagnostics"]
+    assert told["image.evaluations"] == 4
+    assert told["image.prediction_evaluations"] == 8  # of two masks
+    assert set(told) == {"image.evaluations", "image.noise_std", "image.drawn", "image.prediction_evaluations"}
+    assert main([*ask, "--solver", "DDM"]) == 2
+    assert "there is no solver 'DDM'. Solvers are: FixedPoint" in capsys.readouterr().err
