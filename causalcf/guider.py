@@ -75,6 +75,11 @@ class CausalGuider(BaseGuidance):  # type: ignore[misc]
     ) -> None:
         super().__init__(start, stop, enabled)
         self.parents, self.changed = tuple(parents), frozenset(changed)
+        if self.changed and not self.changed.intersection(self.parents):
+            raise DataError(
+                f"changed has {', '.join(sorted(self.changed))}, and none of that is a parent of the image. "
+                f"Parents are: {', '.join(self.parents)}."
+            )
         self.rule: Guidance = guidance_from_dict(rule)
         _check(self.rule)
 

@@ -151,7 +151,7 @@ class Diffusion(Mechanism):
         if shape[1] % factor or shape[2] % factor:
             raise AbductionError(
                 f"{kind} node '{node.name}' is {shape[1]}x{shape[2]}, which this network cannot halve often enough: "
-                f"pad it to a multiple of {factor}, or give Diffusion fewer channels levels or a smaller patch."
+                f"pad it to a multiple of {factor}, or give Diffusion fewer levels (channels) or a smaller patch."
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -7,6 +7,7 @@ https://arxiv.org/abs/1810.09538.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -43,7 +44,12 @@ def _default(graph: CausalGraph, name: str) -> Mechanism:
         return Unchosen()
     from causalcf.image import Diffusion  # diffusers takes seconds to import: only where there is an image
 
-    return Diffusion()
+    _, height, width = node.shape or (1, 0, 0)
+    common, channels = math.gcd(height, width), [32, 64, 128]
+    patch = 1 if common % 2 else 2
+    while len(channels) > 1 and common // patch % 2 ** (len(channels) - 1):  # sides that cannot be halved so often
+        channels.pop()
+    return Diffusion(channels=tuple(channels), patch=patch)
 
 
 def _predict_by_moved(

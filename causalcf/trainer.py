@@ -98,7 +98,8 @@ class Training:
             raise DataError(f"there is no precision '{self.precision}'. Give {', '.join(get_args(Precision))}.")
         if self.optimiser not in get_args(OptimiserName):
             raise DataError(f"there is no optimiser '{self.optimiser}'. Give {', '.join(get_args(OptimiserName))}.")
-        object.__setattr__(self, "trackers", tuple(self.trackers))
+        trackers = [self.trackers] if isinstance(self.trackers, str) else self.trackers
+        object.__setattr__(self, "trackers", tuple(trackers))
 
     def done(self, step: int, seconds: float) -> float:
         """How much of the run is over, 0 to 1."""

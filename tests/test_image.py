@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -827,6 +828,27 @@ def test_a_guider_refuses_a_rule_that_is_no_weighted_sum():
 def test_a_guider_refuses_a_rule_that_is_another_in_every_row(rule, told):
     with pytest.raises(ccf.DataError, match=told):
         ccf.CausalGuider.from_rule(rule, parents=["a", "b"], changed=["a"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "patch"),
+    [((1, 32, 32), (32, 64, 128), 2), ((3, 64, 48), (32, 64, 128), 2), ((1, 28, 28), (32, 64), 2), ((1, 27, 27), (32,), 1)],
+)
+def test_an_image_of_any_size_has_a_mechanism_that_takes_it(shape, channels, patch):
+    nodes = [ccf.Node("digit", "binary"), ccf.Node("image", "image", shape=shape, parents=["digit"])]
+    graph = ccf.CausalGraph("any", nodes)
+    mechanism = ccf.SCM(graph).mechanisms["image"]
+    assert (tuple(mechanism.network["channels"]), mechanism.network["patch"]) == (channels, patch)
+    batch = ccf.Batch(graph, pd.DataFrame({"digit": [0, 1]}), {"image": np.zeros((2, *shape), dtype=np.uint8)})
+    values = encode(batch)
+    mechanism.prepare(graph.node("image"), [graph.node("digit")], values["image"], {"digit": values["digit"]})
+    assert mechanism.denoiser.shape == shape
+
+
+def test_a_guider_of_what_is_no_parent_is_an_error():
+    with pytest.raises(ccf.DataError, match=r"changed has digt, and none of that is a parent of the image\. Parents are: a, b"):
+        ccf.CausalGuider.from_rule(ccf.Decoupled(2.0), parents=["a", "b"], changed=["digt"])
+    ccf.CausalGuider.from_rule(ccf.Decoupled(2.0), parents=["a", "b"], changed=["a", "image"])  # as descendants are
 
 
 @pytest.mark.parametrize(
