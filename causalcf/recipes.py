@@ -55,7 +55,7 @@ def _morphomnist_scm() -> SCM:
                 min_snr=5.0,
                 steps=15,
                 solver=DPMSolverPP(draw_flat=0.2),
-                guidance=parse_guidance("nested:thickness=1.5,digit=2.5|thickness=1.4,intensity=1.4,digit=1.15@200-999"),
+                guidance=parse_guidance("nested:thickness=1.5,digit=2.5|thickness=1.4,intensity=1.4,digit=1.3@200-999"),
             ),
         },
     )
