@@ -37,6 +37,7 @@ from causalcf.tuning import Bench
 
 PARTS = ("masks", "norm", "forms", "inversion", "levels")
 RULES = ("plain", "cfg:2", "paper:1", "paper:2", "anchored:2", "nested:2")
+ONE_RULE = {"inversion": "the plain conditional", "drawn": "the shipped rule", "levels": "the shipped rule"}
 NETWORKS: dict[str, dict[str, Any]] = {
     "together": {"hide_one": 0.0},
     "each": {},
@@ -94,8 +95,11 @@ def main() -> None:
 
     def tell(part: str, rows: list[dict[str, Any]], **first: Any) -> None:
         rows = [{**first, **row} for row in rows]
+        if part in ONE_RULE:
+            rows = [{name: cell for name, cell in row.items() if name != "rule"} for row in rows]
         if part not in found:
-            print(f"\n{part}\n\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+            under = f", {ONE_RULE[part]}" if part in ONE_RULE else ""
+            print(f"\n{part}{under}\n\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
         found.setdefault(part, []).extend(rows)
         for row in rows:
             print(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row.values())} |", flush=True)
