@@ -447,7 +447,7 @@ def test_an_image_that_cannot_be_halved_is_an_error():
     graph = ccf.CausalGraph("odd", [ccf.Node("a", "continuous"), ccf.Node("x", "image", ["a"], shape=(1, 30, 30))])
     frame = ccf.MorphoMNIST("test").frame(4).rename(columns={"thickness": "a"})[["a"]]
     with pytest.raises(ccf.AbductionError, match=r"30x30.*multiple of 8"):
-        ccf.fit(ccf.SCM(graph), ccf.Batch(graph, frame, {"x": np.zeros((4, 1, 30, 30), np.uint8)}))
+        ccf.fit(ccf.SCM(graph, {"x": Diffusion()}), ccf.Batch(graph, frame, {"x": np.zeros((4, 1, 30, 30), np.uint8)}))
 
 
 def small_run(prediction, min_snr=None):
