@@ -414,11 +414,19 @@ class Diffusion(Mechanism):
             raise StoreError(f"'{directory}' was written by an older causalcf, in another layout. Fit and save the model again.")
         settings["solver"] = solver_from_dict(settings["solver"])
         settings["guidance"] = guidance_from_dict(settings["guidance"])
-        settings["prediction"] = json.loads((directory / "scheduler" / "scheduler_config.json").read_text())["prediction_type"]
+        schedule: dict[str, Any] = json.loads((directory / "scheduler" / "scheduler_config.json").read_text())
+        settings["prediction"] = schedule["prediction_type"]
         if (directory / "autoencoder").is_dir():
             settings["autoencoder"] = Autoencoder.load(directory / "autoencoder")
         denoiser = AttributeSplitUNet.from_config(AttributeSplitUNet.load_config(directory / "denoiser"))
         weights = load_file(directory / "denoiser" / "embeddings.safetensors")
         unet = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")
         denoiser.load_state_dict(weights | {f"unet.{name}": tensor for name, tensor in unet.items()})
-        return cls(denoiser=denoiser, **settings).eval()
+        mechanism = cls(denoiser=denoiser, **settings).eval()
+        for name, value in mechanism.scheduler.config.items():
+            if not name.startswith("_") and schedule.get(name, value) != value:
+                raise StoreError(
+                    f"the scheduler in '{directory}' has {name}={schedule[name]}, and a Diffusion is trained and asked with "
+                    f"{value}. Save the model again."
+                )
+        return mechanism

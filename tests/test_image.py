@@ -1,5 +1,6 @@
 """The diffusion mechanism, with the shipped model on real held-out digits."""
 
+import json
 import subprocess
 import sys
 from functools import partial
@@ -807,6 +808,26 @@ def test_a_guider_outside_its_steps_or_switched_off_is_one_plain_pass():
     assert guider.num_conditions == 3
     guider.disable()
     assert guider.num_conditions == 1
+    early = ccf.CausalGuider.from_rule(ccf.Decoupled(2.0), parents=["a", "b"], changed=["b"], stop=0.5)
+    for step, conditions in ((4, 3), (5, 1)):
+        early.set_state(step=step, num_inference_steps=10, timestep=torch.tensor(500))
+        assert early.num_conditions == conditions
+
+
+@pytest.mark.parametrize("on_top", [ccf.Projected, ccf.PlusPlus, ccf.Rescaled])
+def test_a_rule_on_a_rule_goes_by_what_moved_if_that_does(on_top):
+    for groups in ("moved", "graph"):
+        assert on_top(ccf.Decoupled(2.0, form="nested", groups=groups)).by_moved == (groups == "moved")
+
+
+@pytest.mark.parametrize(("name", "value"), [("clip_sample", True), ("timestep_spacing", "leading"), ("beta_end", 0.03)])
+def test_a_stored_scheduler_of_another_schedule_is_refused(shipped, tmp_path, name, value):
+    mechanism = shipped.mechanisms["image"]
+    mechanism.save(tmp_path)
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(ccf.StoreError, match=rf"has {name}={value}, and a Diffusion is trained and asked with"):
+        Diffusion.load(tmp_path)
 
 
 def test_a_guider_refuses_a_rule_that_is_no_weighted_sum():
