@@ -35,7 +35,7 @@ from causalcf.precision import Precision, exact_products, fastest_device, has_bf
 from causalcf.seeds import RowGenerator
 from causalcf.solvers import FixedPoint, Solver, solver_from_dict
 
-__all__ = ["Diffusion"]
+__all__ = ["Diffusion", "halved"]
 
 _NEGLIGIBLE = 1e-12  # weight of a masked prediction below which it is not evaluated
 _SPACING = 2.3  # the power by which levels are spaced
@@ -64,6 +64,12 @@ def _in_passes(images: Tensor, of: Callable[[Tensor], Tensor], device: torch.dev
     padded = torch.arange(-(-rows // multiple) * multiple)
     padded[rows:] = 0
     return torch.cat([of(some).cpu() for some in torch.split(padded, most)])[:rows]
+
+
+def halved(channels: Sequence[int], side: int) -> tuple[int, ...]:
+    """As many of a network's levels, finest first, as a side of so many pixels can be halved for; one at least."""
+    fitting = (count for count in range(len(channels), 1, -1) if side % 2 ** (count - 1) == 0)
+    return tuple(channels[: next(fitting, 1)])
 
 
 class Diffusion(Mechanism):

@@ -407,10 +407,10 @@ def counterfactual(
         for name, given in (("steps", steps), ("solver", solver)):
             if given is not None:
                 raise DataError(f"{name} belongs to the abduction, which is done. Use abduct(scm.configured({name}=...), batch).")
-        if scm is not batch.scm:
+        if scm is not batch.scm:  # guidance is no part of the abduction, all else of the model is
             _check_abducts_alike(scm, batch)
-        if guidance is None and scm is not batch.scm:  # guidance is no part of the abduction, all else of the model is
-            guidance = next((getattr(scm.mechanisms[name], "guidance", None) for name in scm.graph.images), None)
+            own = (getattr(scm.mechanisms[name], "guidance", None) for name in scm.graph.images)
+            guidance = next(own, None) if guidance is None else guidance
         scm, factual = batch.scm, batch.factual
     else:
         factual = batch
@@ -448,7 +448,7 @@ def _check_abducts_alike(scm: SCM, abduction: Abduction) -> None:
     """That a model would have abducted the images as another did, whose abduction it is given."""
     for name in scm.graph.images:
         asked, made = scm.mechanisms[name], abduction.scm.mechanisms.get(name)
-        for what in ("denoiser", "solver", "steps"):
+        for what in ("denoiser", "solver", "steps", "precision"):
             if getattr(asked, what, None) != getattr(made, what, None):
                 raise DataError(
                     f"the noise of '{name}' was abducted with another {what} than this model's. Abduct with this model, "

@@ -160,6 +160,8 @@ def _side(graph: CausalGraph) -> int:
 
 def _network(graph: CausalGraph, small: bool) -> dict[str, Any]:
     """Settings of the denoiser for the size of a graph's image: what the studies before used, or what two cores can train."""
+    from causalcf.image import halved
+
     _, height, width = graph.node(graph.images[0]).shape or (1, 32, 32)
     if not small:  # base width 64 and multipliers 1, 2, 4, 8 at 64x64; 96 and 1, 1, 2, 2, 4, 4 at 192x192
         channels = (64, 128, 256, 512) if max(height, width) <= _SMALL else (96, 96, 192, 192, 384, 384)
@@ -167,10 +169,7 @@ def _network(graph: CausalGraph, small: bool) -> dict[str, Any]:
     common = math.gcd(height, width)
     patches = (size for size in range(1, common + 1) if common % size == 0)
     patch = min(patches, key=lambda size: abs(math.log(max(height, width) / size / 16)))  # so that the network sees about 16x16
-    levels = [48, 96, 160]
-    while len(levels) > 1 and common // patch % 2 ** (len(levels) - 1):
-        levels.pop()
-    return {"channels": tuple(levels), "patch": patch, "attention": True}
+    return {"channels": halved((48, 96, 160), common // patch), "patch": patch, "attention": True}
 
 
 def recipe_for(released: Released, *, small: bool = True) -> Recipe:

@@ -42,14 +42,12 @@ def _default(graph: CausalGraph, name: str) -> Mechanism:
     node = graph.node(name)
     if node.kind != "image":
         return Unchosen()
-    from causalcf.image import Diffusion  # diffusers takes seconds to import: only where there is an image
+    from causalcf.image import Diffusion, halved  # diffusers takes seconds to import: only where there is an image
 
     _, height, width = node.shape or (1, 0, 0)
-    common, channels = math.gcd(height, width), [32, 64, 128]
+    common = math.gcd(height, width)
     patch = 1 if common % 2 else 2
-    while len(channels) > 1 and common // patch % 2 ** (len(channels) - 1):  # sides that cannot be halved so often
-        channels.pop()
-    return Diffusion(channels=tuple(channels), patch=patch)
+    return Diffusion(channels=halved((32, 64, 128), common // patch), patch=patch)
 
 
 def _predict_by_moved(

@@ -272,7 +272,7 @@ class _OneStep(_Inverting):
         for _ in range(self.iterations):
             found = self.slope(scaled[active] + gap * guess[active], level, levels, predict, active)
             found = found if drawn is None else drawn.replace(found, active)
-            residual = (row_sum((alpha * gap * (found - guess[active])).square()) / scaled[0].numel()).sqrt()
+            residual = (row_sum((alpha * gap * (found - guess[active])).square()) / scaled.shape[1:].numel()).sqrt()
             better = residual < best[active]
             accepted[active[better]] = found[better]
             damping[active[~better]] *= 0.5

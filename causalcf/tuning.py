@@ -272,6 +272,21 @@ def _bounds(name: str, given: float | Mapping[str, float], dos: Mapping[str, Do]
     return bounds
 
 
+def _check_model(scm: SCM, batch: Batch) -> None:
+    """That there is guidance to tune, and that its answers can be compared."""
+    if len(scm.graph.images) != 1:
+        raise DataError(f"tuning takes a model with one image node; graph '{scm.graph.name}' has {len(scm.graph.images)}.")
+    mechanism = scm.mechanisms[scm.graph.images[0]]
+    if not isinstance(mechanism, Diffusion):
+        raise DataError(
+            f"the image's mechanism is a {type(mechanism).__name__}, which takes no guidance: there is nothing to tune."
+        )
+    if scm.graph.images[0] not in batch.images:
+        raise DataError(f"the batch has no images for '{scm.graph.images[0]}'. Pass them: tuning compares what the images show.")
+    if not scm.judges:
+        raise DataError("the model has no judges to read its images. Set scm.judges, see causalcf.fit_judges.")
+
+
 def _check_rules(scm: SCM, rules: Sequence[Guidance]) -> None:
     """That rules can be asked and stored, before any is: a search takes long."""
     parents = scm.graph.parents(scm.graph.images[0])
@@ -329,17 +344,7 @@ def tune(
         >>> found.scm.mechanisms["image"].guidance == found.guidance
         True
     """
-    if len(scm.graph.images) != 1:
-        raise DataError(f"tuning takes a model with one image node; graph '{scm.graph.name}' has {len(scm.graph.images)}.")
-    mechanism = scm.mechanisms[scm.graph.images[0]]
-    if not isinstance(mechanism, Diffusion):
-        raise DataError(
-            f"the image's mechanism is a {type(mechanism).__name__}, which takes no guidance: there is nothing to tune."
-        )
-    if scm.graph.images[0] not in batch.images:
-        raise DataError(f"the batch has no images for '{scm.graph.images[0]}'. Pass them: tuning compares what the images show.")
-    if not scm.judges:
-        raise DataError("the model has no judges to read its images. Set scm.judges, see causalcf.fit_judges.")
+    _check_model(scm, batch)
     dos = dict(interventions or draw_interventions(scm.graph, batch.frame, image=scm.graph.images[0], seed=seed))
     bounds = {name: _bounds(name, given, dos) for name, given in (("off_target", off_target), ("reversibility", reversibility))}
     if not 0 <= gain < 1:

@@ -703,6 +703,7 @@ def test_an_abduction_is_answered_by_a_model_that_would_have_made_it(shipped, ab
         ("steps", shipped.configured(steps=30)),
         ("solver", shipped.configured(solver=ccf.DDIM())),
         ("denoiser", ccf.load("morphomnist")),
+        ("precision", shipped.configured(precision="float32")),
     ):
         with pytest.raises(ccf.DataError, match=rf"abducted with another {what} than this model's\. Abduct with this model"):
             ccf.counterfactual(other, abducted, {"digit": "3"})

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -413,7 +414,7 @@ def test_the_null_token_of_a_hidden_parent_is_learned_and_that_of_a_shown_one_ha
 class Looking(torch.nn.Module):
     """Trains one weight, down a slope of 1, and keeps what it is shown."""
 
-    training_settings = {}  # noqa: RUF012
+    training_settings: ClassVar[dict] = {}
 
     def __init__(self):
         super().__init__()
