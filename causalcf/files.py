@@ -5,6 +5,7 @@ manifest.json    schema version, package versions, what the writer adds, SHA-256
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -17,7 +18,7 @@ from typing import Any
 
 from causalcf.errors import StoreError
 
-__all__ = ["Manifest", "check_replaceable", "stored_at", "verify", "write_directory"]
+__all__ = ["Manifest", "check_replaceable", "cut_short", "stored_at", "verify", "write_directory"]
 
 Manifest = dict[str, Any]
 SCHEMA = 1
@@ -132,6 +133,14 @@ def write_directory(path: str | Path, write: Callable[[Path], None], record: Map
     return path
 
 
+def cut_short(directory: Path) -> str:
+    """A sentence on the complete copies that a writer left which was killed between its two renames; empty if there is none."""
+    directory = directory.resolve()
+    beside = directory.parent.glob(f".{glob.escape(directory.name)}-*")
+    whole = [str(place) for draft in sorted(beside) for place in (draft, draft / "old") if stored_at(place) is not None]
+    return f" A write was cut short; rename one of the complete copies to it: {', '.join(whole)}." if whole else ""
+
+
 def verify(directory: str | Path) -> Manifest:
     """The manifest of a directory, once every file has been found to be what was written.
 
@@ -140,7 +149,7 @@ def verify(directory: str | Path) -> Manifest:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise StoreError(f"there is no directory '{directory}'.")
+        raise StoreError(f"there is no directory '{directory}'.{cut_short(directory)}")
     try:
         text = (directory / "manifest.json").read_bytes().decode()
         manifest: Manifest = json.loads(text)

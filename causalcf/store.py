@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from causalcf.errors import StoreError
-from causalcf.files import verify, write_directory
+from causalcf.files import cut_short, verify, write_directory
 from causalcf.graph import CausalGraph
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def load(source: str | Path, *, classes: tuple[type, ...] = ()) -> SCM:
     if not directory.is_dir():
         raise StoreError(
             f"there is no model '{source}': it is neither a directory nor a shipped model. "
-            f"Shipped models are: {', '.join(model_names()) or 'none'}."
+            f"Shipped models are: {', '.join(model_names()) or 'none'}.{cut_short(directory)}"
         )
     manifest = verify(directory)
     index = json.loads((directory / "model.json").read_text(encoding="utf-8"))

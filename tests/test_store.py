@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -313,6 +314,30 @@ def test_a_writer_that_is_killed_leaves_the_old_one_whole(saved):
         assert subprocess.run([sys.executable, "-c", KILLED, saved.parent / name], check=False).returncode == 9
     assert verify(saved)["files"]
     assert not (saved.parent / "another").exists()
+
+
+KILLED_BETWEEN = """
+import os, pathlib, sys
+from causalcf.files import write_directory
+rename = pathlib.Path.rename
+def once(self, target):
+    rename(self, target)
+    os._exit(9)
+pathlib.Path.rename = once
+write_directory(sys.argv[1], lambda directory: None, {"made": {}})
+"""
+
+
+def test_a_writer_that_is_killed_between_its_renames_leaves_copies_that_the_error_names(tmp_path):
+    path = tmp_path / "model[1]"
+    write_directory(path, lambda directory: None, {"made": {}})
+    assert subprocess.run([sys.executable, "-c", KILLED_BETWEEN, path], check=False).returncode == 9
+    for read in (ccf.load, verify):
+        with pytest.raises(StoreError, match="A write was cut short; rename one of the complete copies to it") as error:
+            read(path)
+        copies = str(error.value).rsplit("to it: ", 1)[1].rstrip(".").split(", ")
+        assert sorted(Path(copy).name == "old" for copy in copies) == [False, True]
+        assert all(verify(copy)["files"] == {} for copy in copies)
 
 
 FRESH = """
