@@ -61,6 +61,9 @@ def reproduce(
     n: Annotated[int, typer.Option(help="Held-out rows a seed.", min=2)] = 64,
     again_rows: Annotated[int, typer.Option(help="So many of them go there and back.", min=2)] = 32,
     levels: Annotated[int | None, typer.Option(help="Noise levels each way; the model's own unless told.", min=2)] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="A column, such as the patient: intervals draw its groups as a whole.")
+    ] = None,
     phantom: Annotated[
         int | None,
         typer.Option(help="The data are the phantom of this seed: compare with the true counterfactual images.", min=0),
@@ -114,8 +117,8 @@ def reproduce(
         so_far.save(out)
 
     found = experiments(
-        scm, rows, rows=n, again_rows=again_rows, steps=levels, truth=truth, study=study, progress=not as_json,
-        watch=keep, **asked_of,
+        scm, rows, rows=n, again_rows=again_rows, steps=levels, groups=groups, truth=truth, study=study,
+        progress=not as_json, watch=keep, **asked_of,
     )  # fmt: skip
     finish(found, out, as_json, start)
 

@@ -23,10 +23,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from causalcf.errors import DataError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["STATISTICS", "image_distance", "interval", "resampled", "resamples", "target_error"]
+__all__ = [
+    "STATISTICS", "check_column", "check_groups", "group_codes", "image_distance", "interval", "resampled", "resamples",
+    "target_error",
+]  # fmt: skip
 
 _DRAWS, _SLOW_DRAWS = 1000, 200  # bootstrap samples, of a mean and of a statistic that takes a pass over the rows for each
 
@@ -137,6 +142,28 @@ STATISTICS: dict[str, Statistic] = {
     "kolmogorov": _kolmogorov,
     "correlation": _correlation,
 }
+
+
+def check_column(frame: pd.DataFrame, name: str) -> None:
+    """
+    Raises:
+        DataError: there is no such column to group rows by.
+    """
+    if name not in frame:
+        raise DataError(f"there is no column '{name}' to group by. Columns are: {', '.join(map(str, frame.columns))}.")
+
+
+def check_groups(frame: pd.DataFrame, name: str) -> None:
+    """
+    Raises:
+        DataError: there is no such column, or it does not say of every row which others it belongs to.
+    """
+    check_column(frame, name)
+    if count := int(frame[name].isna().sum()):
+        raise DataError(
+            f"column '{name}' has {count} missing value{'s' if count > 1 else ''}, so that it does not say which rows belong "
+            "together. Fill them, drop the rows, or go without groups."
+        )
 
 
 def group_codes(groups: NDArray[Any]) -> NDArray[np.int64]:

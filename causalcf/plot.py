@@ -175,12 +175,8 @@ def _cell(pixels: NDArray[np.uint8], width: float) -> Point:
     return width, width * min(max(pixels.shape[2] / pixels.shape[3], 0.4), 2.0)
 
 
-def _strip(page: _Page, answer: Counterfactual, rows: Sequence[int], image: str | None, x: float, y: float, side: float) -> float:
-    """Titles, then factual, counterfactual and difference of some rows, row labels on the left; returns the lower end."""
-    _, before, after = _pixels(answer, image)
-    width, height = _cell(before, side)
-    titles = _titles(answer, rows, width + _GAP)
-    start = x + _LABELS
+def _head(page: _Page, start: float, y: float, titles: Sequence[_Titles], width: float) -> float:
+    """What was asked above columns of that width, and of which attribute on the left of `start`; returns the lower end."""
     for title in titles:
         middle = y + 0.165 * title.lines / 2
         label_points = min(8.5, 8.5 * (_LABELS - 0.1) / text_width(title.label, 8.5))
@@ -189,7 +185,16 @@ def _strip(page: _Page, answer: Counterfactual, rows: Sequence[int], image: str 
             centre = start + column * (width + _GAP) + width / 2
             page.text(centre, middle, value, title.points, ha="center", va="center", linespacing=1.05)
         y += 0.165 * title.lines
-    y += 0.05
+    return y + 0.05
+
+
+def _strip(page: _Page, answer: Counterfactual, rows: Sequence[int], image: str | None, x: float, y: float, side: float) -> float:
+    """Titles, then factual, counterfactual and difference of some rows, row labels on the left; returns the lower end."""
+    _, before, after = _pixels(answer, image)
+    width, height = _cell(before, side)
+    titles = _titles(answer, rows, width + _GAP)
+    start = x + _LABELS
+    y = _head(page, start, y, titles, width)
     colours = before.shape[1] == 3
     for label in ("factual", "counterfactual", "difference"):
         note = label == "difference" and colours
@@ -375,16 +380,16 @@ def tradeoff_figure(table: pd.DataFrame, bounds: Mapping[str, Mapping[str, float
 
 
 _COMPARED = {"CFG": ("#8c1c13", "o", "-"), "DCFG paper": ("#2e8b57", "^", ":"), "DCFG anchored": ("#d1702c", "s", "--"),
-             "DCFG nested": ("#1f4e9c", "D", "-.")}  # fmt: skip
+             "DCFG nested": ("#1f4e9c", "D", "-."), "no guidance": ("#4d4d4d", ".", "-")}  # fmt: skip
 
 
 def reproduction_figure(points: pd.DataFrame, *, study: str = "") -> Figure:
     """Rules of guidance against each other: what a weight shows of what was asked, moves elsewhere, and loses on the way back.
 
     Args:
-        points: of `causalcf.reproduction.trade_off`. A column of panels for every `do`: above, every weight is a point, the least
-            and the largest are written beside it; below, there and back by weight. Rules that are asked at one weight alone are
-            crosses and pluses of the colour of what they are on top of.
+        points: of `causalcf.equal_target.trade_off`. A column of panels for every `do`: above, every weight is a point, the least
+            and the largest are written beside it, and a line stands where rules are compared; below, there and back by weight.
+            Rules that are asked at one weight alone are crosses and pluses of the colour of what they are on top of.
         study: the title.
     """
     labels = list(dict.fromkeys(points["do"]))
@@ -418,11 +423,13 @@ def reproduction_figure(points: pd.DataFrame, *, study: str = "") -> Figure:
                     where = (places[0].iloc[end], places[1].iloc[end])
                     words = f"{line['weight'].iloc[end]:g}"
                     upper.annotate(words, where, (3, 3), textcoords="offset points", fontsize=6, color=colour)
-            elif on_top in ("APG", "CFG++"):
+            elif on_top in ("APG", "CFG++", "Euler"):
                 mark: dict[str, Any] = {"marker": "x" if on_top == "APG" else "+", "color": colour, "s": 34, "zorder": 5}
                 upper.scatter(*places, **mark)
                 lower.scatter(line["weight"], line["back"], **mark)
-        upper.set_xlabel("reading of what was asked, x* minus x" if several else "weight of guidance", fontsize=8)
+        if several:
+            upper.axvline(0, color=QUIET, linewidth=0.7, zorder=0)
+        upper.set_xlabel("reading of what was asked" if several else "weight of guidance", fontsize=8)
         lower.set_xlabel("weight of guidance", fontsize=8)
         if not several:
             upper.set_ylabel("reading of what was asked", fontsize=8)
@@ -436,32 +443,48 @@ def reproduction_figure(points: pd.DataFrame, *, study: str = "") -> Figure:
         if column == 0:
             lower.legend(fontsize=6.5, frameon=False)
     page.text(
-        left, head + 0.24, "readings: log odds (numbers: error, standard deviations); x with APG, + with CFG++", 8, color=QUIET
+        left,
+        head + 0.24,
+        "readings: log odds of judges (of numbers errors, standard deviations), from the true counterfactual's (where it is not "
+        "known, the real image's); x with APG, + with CFG++ (grey: none, by its steps)",
+        8,
+        color=QUIET,
     )
     return page.figure
 
 
 def ladder_figure(
-    examples: Mapping[str, Mapping[tuple[str, float], Counterfactual]], *, rows: int = 6, study: str = ""
+    examples: Mapping[str, Mapping[tuple[str, float], Counterfactual]],
+    true: Mapping[str, NDArray[np.uint8]] | None = None,
+    *,
+    rows: int = 6,
+    study: str = "",
 ) -> Figure:
-    """The same rows under one rule and weight after another, the factual images on top: a block an intervention.
+    """The same rows under one rule and weight after another, a block an intervention: what was asked of each row, the factual
+    image, the true counterfactual if it is known, and the answers.
 
     Args:
         examples: by intervention, answers by rule and weight.
+        true: by intervention, the true counterfactual images.
         rows: so many of each, from the first on.
         study: stands before the title of each block.
     """
     if not examples:
         raise DataError("there is no answer to draw: examples is empty.")
     blocks: dict[str, dict[str, NDArray[np.uint8]]] = {}
+    asked: dict[str, Sequence[_Titles]] = {}
     for label, answers in examples.items():
-        _, factual, _ = _pixels(next(iter(answers.values())), None)
+        first = next(iter(answers.values()))
+        _, factual, _ = _pixels(first, None)
         order = sorted(answers, key=lambda key: (key[1] != 1, key))
+        known = {"true counterfactual": true[label]} if true and label in true else {}
         after = {
             rule if weight == 1 else f"{rule}, {weight:g}": _pixels(answers[rule, weight], None)[2] for rule, weight in order
         }
-        blocks[f"{study}, do({label})" if study else f"do({label})"] = {"factual": factual, **after}
-    return sheet_figure(blocks, columns=rows)
+        title = f"{study}, do({label})" if study else f"do({label})"
+        blocks[title] = {"factual": factual, **known, **after}
+        asked[title] = _titles(first, range(min(rows, len(factual))), _cell(factual, _SIDE)[0] + _GAP)
+    return _sheet(blocks, rows, asked)
 
 
 def sheet_figure(blocks: Mapping[str, Mapping[str, NDArray[np.uint8]]], *, columns: int = 8) -> Figure:
@@ -471,16 +494,27 @@ def sheet_figure(blocks: Mapping[str, Mapping[str, NDArray[np.uint8]]], *, colum
         blocks: by title, which may be empty, and by the words of a line its images, (row, channel, height, width).
         columns: so many images of each line, from the first on.
     """
+    return _sheet(blocks, columns, {})
+
+
+_SIDE = 0.84  # of an image in a sheet
+
+
+def _sheet(blocks: Mapping[str, Mapping[str, NDArray[np.uint8]]], columns: int, asked: Mapping[str, Sequence[_Titles]]) -> Figure:
+    """A contact sheet; `asked` is by title what stands above the columns of a block."""
     lines = [pixels for block in blocks.values() for pixels in block.values()]
     if not lines:
         raise DataError("there is no image to draw.")
-    (width, height), left = _cell(lines[0], 0.84), 1.75
+    (width, height), left = _cell(lines[0], _SIDE), 1.75
     count = min(columns, max(map(len, lines)))
-    tall = sum(0.42 if title else 0.1 for title in blocks) + len(lines) * (height + _GAP)
+    heads = sum(_titles_height(titles) for titles in asked.values())
+    tall = sum(0.42 if title else 0.1 for title in blocks) + heads + len(lines) * (height + _GAP)
     page, y = _Page(left + count * (width + _GAP) + 0.2, 0.15 + tall), 0.1
     for title, block in blocks.items():
         page.text(0.2, y + 0.17, title, 11, va="center", fontweight="bold")
         y += 0.4 if title else 0.08
+        if title in asked:
+            y = _head(page, left, y, asked[title], width)
         for words, pixels in block.items():
             page.text(left - 0.1, y + height / 2, words, 9, ha="right", va="center")
             grey = pixels.shape[1] != 3

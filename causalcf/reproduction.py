@@ -14,13 +14,13 @@
     true_error             x* against the true counterfactual, grey levels, where it is known                     0
 
 An attribute is `target` if it is set or follows from what is set, `off target` if it must stay. A judge whose AUROC is 1 on real
-images hides what guidance overdoes; its log odds do not, and they are what `at_equal_target` compares rules by: where two rules
-show what was asked equally well, how far has each moved the rest? Where attributes are dependent, a judge of one reads it off the
-others too: a woman with a beard reads as a man, also if nothing but the beard was drawn. So what is off target is compared with
-the judge's reading of the true counterfactual, if there is one.
+images hides what guidance overdoes; its log odds do not, and they are what `causalcf.equal_target` compares rules by: where two
+rules show what was asked equally well, how far has each moved the rest? Where attributes are dependent, a judge of one reads it
+off the others too: a woman with a beard reads as a man, also if nothing but the beard was drawn. So readings are compared with
+those of the true counterfactual, if there is one.
 
 Every rule is asked from one abduction. Seeds ask other rows, each with interventions and noise of its own; the numbers are of all
-rows together, and `least` and `most` are those of single seeds.
+rows together, and `least` and `most` are those of single seeds. Intervals are over rows, of the one model that was asked.
 
 T. Xia, F. De Sousa Ribeiro, R. R. Rasal, A. Kori, R. Mehta, B. Glocker, "Decoupled Classifier-Free Guidance for Counterfactual
 Diffusion Models", 2025, https://arxiv.org/abs/2506.14399.
@@ -38,12 +38,13 @@ import numpy as np
 import pandas as pd
 
 from causalcf.batch import Batch
+from causalcf.equal_target import COMPARED, QUANTITIES, Evidence, at_equal_target, trade_off
 from causalcf.errors import DataError
 from causalcf.guidance import ClassifierFree, Decoupled, Form, Guidance, Plain, PlusPlus, Projected
 from causalcf.image import Diffusion
 from causalcf.interventions import Do
 from causalcf.measures import COLUMNS, KINDS, Measured, concatenate, score_table
-from causalcf.metrics import image_distance, resamples
+from causalcf.metrics import check_groups, group_codes, image_distance
 from causalcf.progress import progress as show_progress
 from causalcf.query import Abduction, Counterfactual, abduct, counterfactual
 from causalcf.samplers import draw_interventions
@@ -58,11 +59,9 @@ if TYPE_CHECKING:
 __all__ = ["KNOWN", "Reproduction", "reproduce"]
 
 _FORMS: tuple[Form, ...] = ("paper", "anchored", "nested")
-_COMPARED = ("delta_log_odds", "delta_error")  # by which rules are put side by side
-_OF_EACH = (*_COMPARED, "delta_auroc")  # told of every attribute where all are set
-_EXCESS = ("excess_log_odds", "excess_error")  # the same against the true counterfactuals
+_OF_EACH = (*COMPARED, "delta_auroc")  # told of every attribute where all are set
 _TOLERANCE = 1e-3  # of abduction by Euler's steps
-_SAMPLES = 500  # of the bootstrap of ratios
+_EULER = "no guidance, Euler"  # of which CFG++ is a guidance
 _EXTRA = 0.1  # CFG++ multiplies what a weight adds by about ten at the levels that are used here, see `PlusPlus`
 
 _AUROC, _AUROC_OFF = "delta_auroc", "delta_auroc, off target"
@@ -84,14 +83,16 @@ class Reproduction:
             sets every attribute), `measure`, `attribute` (of realism, whose judge), `role` (`target`, `off target` or empty),
             `value`, its interval `low` to `high`, `floor`, `truth` (what true counterfactual images give), `least` and `most` of
             single seeds, `unit`, `n` rows.
-        equal: the rules where they show what was asked equally well, see `at_equal_target`.
+        equal: the rules where they show what was asked equally well, see `causalcf.equal_target`.
         examples: answers by intervention, rule and weight, for the picture.
+        true: by intervention the true counterfactual images of the same rows, where they are known.
         settings: study, different rows, seeds, weights, levels and how the model was made.
     """
 
     table: pd.DataFrame
     equal: pd.DataFrame
     examples: Mapping[str, Mapping[tuple[str, float], Counterfactual]]
+    true: Mapping[str, NDArray[np.uint8]]
     settings: Mapping[str, Any]
 
     def __repr__(self) -> str:
@@ -99,17 +100,19 @@ class Reproduction:
 
     def __str__(self) -> str:
         """Where rules show what was asked as well as classifier-free guidance does, in a table for a terminal."""
-        if self.equal.empty:
+        if not np.isfinite(self.equal["target"]).any():
             return "At none of these weights does another rule show what was asked as well as classifier-free guidance does."
-        told = _with_intervals(self.equal).drop(columns="target")
-        told.columns = pd.Index(["do", "rule", "moved", "CFG", "nothing", "ratio", "there and back", "CFG", "nothing", "ratio"])
-        table = told.map(lambda entry: entry if isinstance(entry, str) else _cell(float(entry)))
+        heads = {
+            "do": "do", "rule": "rule", "off target": "moved", "off target, CFG": "CFG", "off target, no guidance": "nothing",
+            "ratio": "ratio", "each ratio": "of each", "back": "back", "back, CFG": "CFG", "back ratio": "ratio",
+        }  # fmt: skip
+        told = _with_intervals(self.equal)[[*heads]].map(lambda entry: entry if isinstance(entry, str) else _cell(float(entry)))
         return (
             "Where a rule shows what was asked as well as classifier-free guidance (CFG): how far it moves the attributes that\n"
-            "must stay (log odds of their judges, of numbers standard deviations), and how far from the image there and back\n"
-            "ends (grey levels). Below 1 a ratio to CFG, with its 95 % interval, says that the rule is better; `nothing` is no\n"
-            "guidance.\n\n"
-            f"{table.to_string(index=False)}\n"
+            "must stay, on average (log odds of their judges, of numbers standard deviations), and how far from the image there\n"
+            "and back ends (grey levels). Below 1 a ratio to CFG, with its 95 % interval, says that the rule is better; that\n"
+            "`of each` image lets no image that moves up make up for one that moves down; `nothing` is no guidance.\n\n"
+            f"{told.set_axis([*heads.values()], axis=1).to_string(index=False)}\n"
         )
 
     def figure(self) -> Figure:
@@ -119,10 +122,10 @@ class Reproduction:
         return reproduction_figure(trade_off(self.table), study=self.settings["study"])
 
     def picture(self) -> Figure:
-        """The first rows under classifier-free and decoupled guidance, weight by weight."""
+        """The first rows under classifier-free and decoupled guidance, weight by weight, and what is true of them."""
         from causalcf.plot import ladder_figure
 
-        return ladder_figure(self.examples, study=self.settings["study"])
+        return ladder_figure(self.examples, self.true, study=self.settings["study"])
 
     def save(self, directory: str | Path) -> dict[str, Path]:
         """Write `numbers.csv`, `equal.csv`, `results.md`, `results.json`, `tradeoff.png` and `images.png` into a directory."""
@@ -153,13 +156,18 @@ class Reproduction:
         told, study = self.settings, self.settings["study"]
         asked = int(self.table["n"].max())
         shared = f" (seeds share rows, which count {asked} times in all)" if asked > told["rows"] else ""
+        drawn = f", which are drawn by `{told['groups']}`" if told["groups"] else ""
         lines = [
             f"# {study}: classifier-free against decoupled guidance",
             "",
             f"{told['rows']} held-out rows over seeds {', '.join(map(str, told['seeds']))}{shared}, {told['back']} of them there "
-            f"and back; {told['steps']} levels. A cell is the number with its 95 % interval. Off target is the mean over the "
-            "attributes that must stay, with its sign: above 0 they are easier to read than on the real image. The floor is what "
-            "real images give, or is known; that of FD@judge is half the distance between two halves of them.",
+            f"and back; {told['steps']} levels. A cell is the number with its 95 % interval over rows{drawn}, of this one model.",
+            "",
+            "Off target is the one attribute that must stay, or the mean over those that must, with its sign. `delta_` counts "
+            "from the real image, `excess_` from the true counterfactual: above 0 a label is easier to read (`log_odds`, "
+            "`auroc`), and a number is read with a larger error (`error`). The floor is what real images give, or is known; "
+            "that of FD@judge is half the distance between two halves of them. CFG++ takes Euler's steps: it compares with "
+            f"`{_EULER}`.",
         ]
         for label in dict.fromkeys(self.table["do"]):
             lines += ["", f"## do({label})", ""]
@@ -170,9 +178,12 @@ class Reproduction:
         if len(self.equal):
             lines += ["", "## Where rules show what was asked equally well", ""]
             lines += [
-                "`off target` and `back` are interpolated between weights at the same reading of what was asked, the most that "
-                "both reach; `ratio` is that of the rule to classifier-free guidance, with its 95 % interval over rows. What no "
-                "guidance at all moves off target is the network's own error.",
+                "All numbers are interpolated between weights at one reading of what was asked, `target`: that of the true "
+                "counterfactual, or where it is not known of the real image, which is 0; where a rule never shows as much, the "
+                "most that both show; where both show more at their lowest weight, what they show there. `off target` is how far "
+                "the readings of what must stay are off on average, `each image` how far that of one image is; a `ratio` is that "
+                "of the rule to classifier-free guidance, with its 95 % interval over rows. What no guidance at all moves is the "
+                "network's own error. Without numbers are rules that never show the same.",
                 "",
                 *_markdown(_with_intervals(self.equal)),
             ]
@@ -197,7 +208,7 @@ def _markdown(table: pd.DataFrame) -> list[str]:
 def _with_intervals(equal: pd.DataFrame) -> pd.DataFrame:
     """Ratios and their intervals in one cell."""
     told = equal.drop(columns=[name for name in equal if name.endswith((" low", " high"))])
-    for ratio in ("ratio", "back ratio"):
+    for ratio in QUANTITIES.values():
         ends = zip(equal[ratio], equal[f"{ratio} low"], equal[f"{ratio} high"], strict=True)
         told[ratio] = [_cell(*row) for row in ends]
     return told
@@ -250,6 +261,7 @@ def _rules(
             yield f"DCFG {form}", weight, Decoupled(weight, form=form), False
     if not adjusted:
         return
+    yield _EULER, 1.0, PlusPlus(_nested(1.0)), False
     for name, inner in (("CFG", ClassifierFree), ("DCFG nested", _nested)):
         yield f"{name}, APG", middle, Projected(inner(middle)), False
         yield f"{name}, CFG++", middle, PlusPlus(inner(_plus_plus(middle))), False
@@ -268,8 +280,8 @@ def _nested(weight: float) -> Decoupled:
 
 
 def _neutral(rule: Guidance) -> bool:
-    """Whether it is the plain conditional at weight 1, so that it need not be asked."""
-    return not (isinstance(rule, Decoupled) and rule.form == "paper")
+    """Whether at weight 1 it is the plain conditional by the model's own solver, so that it need not be asked."""
+    return not (isinstance(rule, PlusPlus) or (isinstance(rule, Decoupled) and rule.form == "paper"))
 
 
 # ------------------------------------------------------------------ the numbers
@@ -314,15 +326,21 @@ def _numbers(found: Sequence[Measured], scale: Mapping[str, float]) -> list[Meas
 class _Bench:
     """The rows of one seed, abducted once."""
 
-    def __init__(self, scm: SCM, batch: Batch, seed: int, again_rows: int, truth: Callable[[Counterfactual], Any] | None) -> None:
-        self.scm, self.batch, self.seed, self.again, self.truth = scm, batch, seed, again_rows, truth
+    def __init__(
+        self,
+        scm: SCM,
+        batch: Batch,
+        seed: int,
+        again_rows: int,
+        truth: Callable[[Counterfactual], Any] | None,
+        scale: Mapping[str, float],
+    ) -> None:
+        self.scm, self.batch, self.seed, self.again, self.truth, self.scale = scm, batch, seed, again_rows, truth, scale
         self.image = scm.graph.images[0]
         self.rows = AuditedRows(scm, batch, slice(0, len(batch)), scm.judges, {})
         self.abductions: dict[bool, Abduction] = {}  # by whether by Euler's steps
         single = draw_interventions(scm.graph, batch.frame, image=self.image, seed=seed)
         self.dos: dict[str, Do] = {**single, "all": {name: do[name] for name, do in single.items()}}
-        numbers = [name for name in scm.graph.parents(self.image) if not scm.graph.node(name).discrete]
-        self.scale = {name: float(batch.frame[name].std()) for name in numbers}
 
     def _abducted(self, rule: Guidance) -> Abduction:
         """The noise under the model's own solver, or one that the rule is defined for."""
@@ -333,8 +351,8 @@ class _Bench:
             self.abductions[euler] = abduct(scm, self.batch, seed=self.seed)
         return self.abductions[euler]
 
-    def ask(self, rule: Guidance, label: str) -> tuple[Counterfactual, list[Measured]]:
-        """The answer to an intervention under a rule, and its numbers."""
+    def ask(self, rule: Guidance, label: str) -> tuple[Counterfactual, Any, list[Measured]]:
+        """The answer to an intervention under a rule, the true images if they are known, and the numbers."""
         abduction, do = self._abducted(rule), self.dos[label]
         scm = abduction.scm.configured(guidance=rule)
         answer = counterfactual(scm, abduction, do)
@@ -348,157 +366,13 @@ class _Bench:
         still = counterfactual(scm, again, {name: some.frame[name].to_numpy() for name in do}).images[self.image]
         moved = image_distance(still, some.images[self.image])
         numbers = _numbers(found, self.scale)
-        return answer, [*numbers, Measured("composition", moved, do=label, unit="grey level", floor=0.0)]
+        return answer, true, [*numbers, Measured("composition", moved, do=label, unit="grey level", floor=0.0)]
 
 
-@dataclass(frozen=True)
-class _Line:
-    """What a rule shows of what was asked, moves of the rest and loses on the way back, by rising weight, (weight,)."""
-
-    target: NDArray[np.float64]
-    off: NDArray[np.float64]
-    back: NDArray[np.float64]
-
-    def at(self, target: float) -> tuple[float, float]:
-        """`off` and `back` where the line crosses a reading of what was asked; the first crossing as weights rise."""
-        for place in range(len(self.target) - 1):
-            start, step = self.target[place], self.target[place + 1] - self.target[place]
-            if step and 0 <= (share := (target - start) / step) <= 1:
-                off, back = (float(of[place] + share * (of[place + 1] - of[place])) for of in (self.off, self.back))
-                return off, back
-        return np.nan, np.nan
-
-
-def _compared(mine: _Line, other: _Line) -> dict[str, float] | None:
-    """Two rules where the weaker of them shows the most; None if the other never shows as little."""
-    target = float(min(mine.target.max(), other.target.max()))
-    if target < max(mine.target.min(), other.target.min()):
-        return None
-    (off, back), (other_off, other_back) = mine.at(target), other.at(target)
-    ratios = {"ratio": off / other_off if other_off else np.nan, "back ratio": back / other_back if other_back else np.nan}
-    return {"target": target, "off target": off, "off target, CFG": other_off, "back": back, "back, CFG": other_back, **ratios}
-
-
-def trade_off(table: pd.DataFrame) -> pd.DataFrame:
-    """What a rule shows of what was asked, moves of the rest, and loses on the way back, a row an intervention, rule and weight.
-
-    Args:
-        table: of `Reproduction`.
-
-    Returns:
-        Columns `do`, `rule`, `weight`; `target`, the mean of the log odds (of a number: of the error, its sign turned) of the
-        attribute that was set, or of all that follow under `all`; `off target`, the mean over the attributes that must stay of
-        how far the same is, on average, from what it is on the true counterfactuals, or where these are not known on the real
-        images, in absolute value; `back`, there and back, with the ends of its interval, `low` and `high`.
-    """
-    points = []
-    for (label, rule, weight), here in table.groupby(["do", "rule", "weight"], sort=False):
-        mine = here[here["measure"].isin(_COMPARED)]
-        signed = mine["value"].where(mine["measure"] == "delta_log_odds", -mine["value"])
-        asked = signed[((mine["role"] == "target") if label == "all" else (mine["attribute"] == label)).to_numpy()]
-        off = here[here["role"] == "off target"]
-        rest = off[off["measure"].isin(_EXCESS if off["measure"].isin(_EXCESS).any() else _COMPARED)]["value"]
-        back = here[here["measure"] == "reversibility"].iloc[0]
-        point = {"do": label, "rule": rule, "weight": weight, "target": asked.mean(), "off target": rest.abs().mean()}
-        points.append({**point, "back": back["value"], "low": back.get("low"), "high": back.get("high")})
-    return pd.DataFrame(points)
-
-
-def _lines(points: pd.DataFrame) -> dict[tuple[str, str], _Line]:
-    """By intervention and rule."""
-    found = {}
-    for key, line in points[points["do"] != "all"].groupby(["do", "rule"], sort=False):
-        line = line.sort_values("weight")
-        if len(line) > 1 and line["off target"].notna().all():
-            found[key] = _Line(*(line[name].to_numpy(float) for name in ("target", "off target", "back")))
-    return found
-
-
-def at_equal_target(points: pd.DataFrame, again: Sequence[Mapping[tuple[str, str], _Line]] = ()) -> pd.DataFrame:
-    """Rules against classifier-free guidance, where both show what was asked equally well.
-
-    `target` is the reading at the highest weight at which the weaker of the two rules still gains; the rest is interpolated
-    between weights.
-
-    Args:
-        points: of `trade_off`.
-        again: the same lines from bootstrap samples of the rows, for 95 % intervals of the ratios.
-
-    Returns:
-        Columns `do`, `rule`, `target`; `off target` of the rule, of classifier-free guidance, and of no guidance at all, which is
-        what the network itself moves; `ratio` of the first two, from `ratio low` to `ratio high`; the same of the way `back`.
-        Where a rule does not come near to the other's reading, no row.
-    """
-    lines = _lines(points)
-    plain = points[(points["weight"] == 1.0) & (points["rule"] == "CFG")].set_index("do")
-    found = []
-    for (label, rule), line in lines.items():
-        base = lines.get((label, "CFG"))
-        same = None if base is None or rule == "CFG" else _compared(line, base)
-        if same is None:
-            continue
-        samples = [_compared(some[label, rule], some[label, "CFG"]) for some in again]
-        row: dict[str, Any] = {"do": label, "rule": rule, **same}
-        for name, ratio in (("off target", "ratio"), ("back", "back ratio")):
-            row[f"{name}, no guidance"] = plain[name].get(label, np.nan)
-            spread = [sample[ratio] for sample in samples if sample is not None and np.isfinite(sample[ratio])]
-            row[f"{ratio} low"], row[f"{ratio} high"] = np.percentile(spread, [2.5, 97.5]) if spread else (np.nan, np.nan)
-        found.append(row)
-    names = [(name, f"{name}, CFG", f"{name}, no guidance", ratio, f"{ratio} low", f"{ratio} high")
-             for name, ratio in (("off target", "ratio"), ("back", "back ratio"))]  # fmt: skip
-    return pd.DataFrame(found, columns=["do", "rule", "target", *names[0], *names[1]])
-
-
-_Evidence = Mapping[tuple[str, float, str], list[list[Measured]]]
-"""of every rule, weight and intervention, what each seed measured"""
-
-
-def _labels(places: Sequence[NDArray[np.int64]], counts: Sequence[int]) -> NDArray[np.int64] | None:
-    """Which row each is of the first so many rows of every seed, one seed after another; None if no row is there twice."""
-    rows = np.concatenate([some[:count] for some, count in zip(places, counts, strict=True)]) if places else np.zeros(0, int)
+def _repeated(groups: Sequence[NDArray[np.int64]], counts: Sequence[int]) -> NDArray[np.int64] | None:
+    """The group of each of the first so many rows of every seed, one seed after another; None if every row is its own."""
+    rows = np.concatenate([some[:count] for some, count in zip(groups, counts, strict=True)]) if groups else np.zeros(0, int)
     return rows if len(np.unique(rows)) < len(rows) else None
-
-
-def _again(evidence: _Evidence, places: Sequence[NDArray[np.int64]] = ()) -> list[dict[tuple[str, str], _Line]]:
-    """The lines of `trade_off` from bootstrap samples of the rows, all rules from the same ones.
-
-    Args:
-        evidence: of all seeds.
-        places: of every seed, which rows it asked.
-    """
-    readings: dict[tuple[str, str], list[tuple[float, _Line]]] = {}
-    samples: dict[int, NDArray[np.int64]] = {}
-    counts: dict[int, list[int]] = {}  # by rows of all seeds, those of each
-
-    def means(one: Measured) -> NDArray[np.float64]:
-        if one.n not in samples:
-            groups = _labels(places, counts[one.n]) if places else None
-            samples[one.n] = resamples(one.n, seed=0, draws=_SAMPLES, groups=groups)
-        drawn = samples[one.n]
-        return np.asarray(drawn @ one.value[:, 0] / drawn.sum(axis=1))
-
-    for (rule, weight, label), parts in evidence.items():
-        if label == "all":
-            continue
-        found = concatenate(parts)
-        counts |= {one.n: [some[place].n for some in parts] for place, one in enumerate(found)}
-        off = [one for one in found if str(one.role) == "off target"]
-        names = _EXCESS if any(one.measure in _EXCESS for one in off) else _COMPARED
-        rest = [np.abs(means(one)) for one in off if one.measure in names]
-        asked = next(one for one in found if one.measure in _COMPARED and one.attribute == label)
-        back = next(one for one in found if one.measure == "reversibility")
-        if rest:
-            sign = 1.0 if asked.measure == "delta_log_odds" else -1.0
-            line = _Line(sign * means(asked), np.mean(rest, axis=0), means(back))
-            readings.setdefault((label, rule), []).append((weight, line))
-    whole = {
-        key: [
-            np.stack([getattr(line, name) for _, line in sorted(some, key=lambda pair: pair[0])])
-            for name in ("target", "off", "back")
-        ]
-        for key, some in readings.items()
-    }
-    return [{key: _Line(*(numbers[:, sample] for numbers in some)) for key, some in whole.items()} for sample in range(_SAMPLES)]
 
 
 def reproduce(
@@ -512,6 +386,7 @@ def reproduce(
     rows: int = 64,
     again_rows: int = 32,
     steps: int | None = None,
+    groups: str | None = None,
     truth: Callable[[Counterfactual], Any] | None = None,
     study: str | None = None,
     watch: Callable[[Reproduction], None] | None = None,
@@ -532,15 +407,16 @@ def reproduce(
         adjusted: whether to ask under APG, CFG++ and single weights as well.
         seeds: each asks rows of its own, as long as there are enough.
         rows: a seed. Rows that several seeds ask, where there are not enough, count as one where intervals are drawn.
-        again_rows: of them go there and back.
+        again_rows: the first of them, of every seed, go there and back.
         steps: noise levels each way; the model's own unless told.
+        groups: a column of the batch, such as the patient of an image: intervals draw its groups as a whole.
         truth: from an answer to the true counterfactual images, where they are known.
         study: by what name the paper's numbers are known; the graph's unless told.
         watch: called after every seed but the last, with what the seeds so far have given.
         progress: show how far it is.
 
     Raises:
-        DataError: the model has no image under guidance or no judges, or there are no rows.
+        DataError: the model has no image under guidance or no judges, there are no rows, or no such groups.
     """
     graph = scm.graph
     if not graph.images or not isinstance(scm.mechanisms[graph.images[0]], Diffusion):
@@ -559,18 +435,22 @@ def reproduce(
         raise DataError("there is nothing to compare: give one weight and one seed or more.")
     if len(batch) < 2:
         raise DataError(f"{len(batch)} rows are too few to score. Give more.")
+    if groups is not None:
+        check_groups(batch.frame, groups)
     scm = scm.configured(steps=steps)
     weights = sorted({float(weight) for weight in weights})
     rules = list(_rules(weights, forms, adjusted, parents))
     asked = [(name, weight, rule, label) for name, weight, rule, alone in rules
              for label in (["all"] if alone else [*parents, "all"])]  # fmt: skip
-    held = _Held(scm, study or graph.name, weights, min(again_rows, rows, len(batch)))
+    held = _Held(scm, study or graph.name, weights, min(again_rows, rows, len(batch)), groups)
+    who = np.arange(len(batch)) if groups is None else group_codes(batch.frame[groups].to_numpy())
     order = np.random.Generator(np.random.Philox(0)).permutation(len(batch))
+    scale = {name: float(batch.frame[name].std()) for name in parents if not graph.node(name).discrete}
     with show_progress(f"experiments on {graph.name}", len(seeds) * len(asked), show=progress) as advance:
         for number, seed in enumerate(seeds):
-            places = np.unique(np.take(order, range(number * rows, (number + 1) * rows), mode="wrap"))
-            bench = _Bench(scm, batch.rows(places).loaded(), seed, again_rows, truth)
-            held.begin(places)
+            places = pd.unique(np.take(order, range(number * rows, (number + 1) * rows), mode="wrap"))
+            bench = _Bench(scm, batch.rows(places).loaded(), seed, again_rows, truth, scale)
+            held.begin(places, who[places])
             for place, (name, weight, rule, label) in enumerate(asked):
                 held.add(bench, name, weight, rule, label)
                 advance(number * len(asked) + place + 1, f"seed {seed}: {name}, weight {weight:g}, do({label})")
@@ -583,17 +463,20 @@ def reproduce(
 class _Held:
     """What the seeds so far have given."""
 
-    def __init__(self, scm: SCM, study: str, weights: Sequence[float], back: int) -> None:
-        self.scm, self.study, self.weights, self.back = scm, study, weights, back
+    def __init__(self, scm: SCM, study: str, weights: Sequence[float], back: int, column: str | None) -> None:
+        self.scm, self.study, self.weights, self.back, self.column = scm, study, weights, back, column
         self.evidence: dict[tuple[str, float, str], list[list[Measured]]] = {}
         self.examples: dict[str, dict[tuple[str, float], Counterfactual]] = {}
+        self.true: dict[str, NDArray[np.uint8]] = {}
         self.seeds: list[int] = []
         self.places: list[NDArray[np.int64]] = []  # of every seed, which rows it asked
+        self.groups: list[NDArray[np.int64]] = []  # of every seed, in which group each of them is drawn
         self.plain: dict[str, list[Measured]] = {}  # by intervention, of this seed
 
-    def begin(self, places: NDArray[np.int64]) -> None:
-        """A seed asks these rows."""
+    def begin(self, places: NDArray[np.int64], groups: NDArray[np.int64]) -> None:
+        """A seed asks these rows, of these groups."""
         self.places.append(places)
+        self.groups.append(groups)
 
     def add(self, bench: _Bench, name: str, weight: float, rule: Guidance, label: str) -> None:
         """Ask one intervention under one rule, unless it is the plain conditional again."""
@@ -601,11 +484,12 @@ class _Held:
         if neutral and label in self.plain:
             found = self.plain[label]
         else:
-            answer, found = bench.ask(Plain() if neutral else rule, label)
+            answer, true, found = bench.ask(Plain() if neutral else rule, label)
             if neutral:
                 self.plain[label] = found
             if not self.seeds and label != "all" and name in ("CFG", "DCFG nested"):
                 self.examples.setdefault(label, {})["no guidance" if neutral else name, weight] = answer
+                self.true |= {} if true is None else {label: np.asarray(true)}
         self.evidence.setdefault((name, weight, label), []).append(found)
 
     def end(self, bench: _Bench) -> None:
@@ -614,15 +498,15 @@ class _Held:
         self.plain = {}
 
     def result(self) -> Reproduction:
-        table = _table(self.evidence, self.places)
+        table = _table(self.evidence, self.groups)
         mechanism: Any = self.scm.mechanisms[self.scm.graph.images[0]]
         rows, back = (len(np.unique(np.concatenate([some[:count] for some in self.places]))) for count in (None, self.back))
         settings = {
-            "study": self.study, "rows": rows, "back": back, "seeds": list(self.seeds),
+            "study": self.study, "rows": rows, "back": back, "seeds": list(self.seeds), "groups": self.column,
             "weights": list(self.weights), "steps": mechanism.steps, "model": (self.scm.manifest or {}).get("made", {}),
         }  # fmt: skip
-        equal = at_equal_target(trade_off(table), _again(self.evidence, self.places))
-        return Reproduction(table, equal, self.examples, settings)
+        equal = at_equal_target(self.evidence, _repeated(self.groups, list(map(len, self.groups))))
+        return Reproduction(table, equal, self.examples, self.true, settings)
 
 
 def _row(one: Measured, groups: NDArray[np.int64] | None) -> pd.DataFrame:
@@ -633,12 +517,12 @@ def _row(one: Measured, groups: NDArray[np.int64] | None) -> pd.DataFrame:
     return pd.DataFrame([{**plain, **{kind: one.number(kind) for kind in KINDS}}], columns=COLUMNS)
 
 
-def _table(evidence: _Evidence, places: Sequence[NDArray[np.int64]] = ()) -> pd.DataFrame:
-    """The evidence of all seeds as numbers; see `Reproduction.table`. `places` are, of every seed, which rows it asked."""
+def _table(evidence: Evidence, groups: Sequence[NDArray[np.int64]] = ()) -> pd.DataFrame:
+    """The evidence of all seeds as numbers; see `Reproduction.table`. `groups` are, of every seed, those of its rows."""
     parts = []
     for (name, weight, _), found in evidence.items():
-        groups = [_labels(places, [one.n for one in same]) if places else None for same in zip(*found, strict=True)]
-        rows = [_row(one, some) for one, some in zip(concatenate(found), groups, strict=True)]
+        drawn = [_repeated(groups, [one.n for one in same]) for same in zip(*found, strict=True)]
+        rows = [_row(one, some) for one, some in zip(concatenate(found), drawn, strict=True)]
         part = pd.concat(rows, ignore_index=True)
         single = np.array([[one.number() for one in some] for some in found])
         parts.append(part.assign(rule=name, weight=weight, least=single.min(axis=0), most=single.max(axis=0)))

@@ -48,6 +48,7 @@ from causalcf.guidance import Guidance
 from causalcf.identify import GraphCheck, check
 from causalcf.interventions import Do, resolve
 from causalcf.measures import Measured, concatenate, score_table
+from causalcf.metrics import check_column, check_groups
 from causalcf.presets import Preset, left_in_training_mode
 from causalcf.presets import preset as find_preset
 from causalcf.progress import progress as show_progress
@@ -301,14 +302,10 @@ def _check_asked(scm: SCM, batch: Batch, by: Sequence[str], groups: str | None) 
         )
     if len(batch) < 2:
         raise DataError("an audit needs at least two rows.")
-    for name in [*by, *([groups] if groups else [])]:
-        if name not in batch.frame:
-            raise DataError(f"there is no column '{name}' to group by. Columns are: {', '.join(map(str, batch.frame.columns))}.")
-    if groups and (count := int(batch.frame[groups].isna().sum())):
-        raise DataError(
-            f"column '{groups}' has {count} missing value{'s' if count > 1 else ''}, so that it does not say which rows belong "
-            "together. Fill them, drop the rows, or audit without groups."
-        )
+    for name in by:
+        check_column(batch.frame, name)
+    if groups:
+        check_groups(batch.frame, groups)
 
 
 def audit(

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from causalcf.errors import DataError
 from causalcf.measures import Measured, score_table
-from causalcf.metrics import group_codes
+from causalcf.metrics import check_column, group_codes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,8 +132,7 @@ def _apart(column: pd.Series) -> Mapping[str, NDArray[np.bool_]]:
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:
-    if name not in frame:
-        raise DataError(f"there is no column '{name}' to group by. Columns are: {', '.join(map(str, frame.columns))}.")
+    check_column(frame, name)
     return frame[name]
 
 

@@ -38,7 +38,7 @@ LAYERS = [
     {"evidence", "training", "store", "identify"},
     {"query", "samplers"},
     {"scoring", "subgroups", "presets", "table_judges"},
-    {"tradeoff"},
+    {"tradeoff", "equal_target"},
     {"judges", "soundness", "effects", "recipes", "plot", "testing"},
     {"report", "tuning", "reproduction", "scale", "comparing", "archive", "card"},
     {"cli_options"},
