@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "STATISTICS", "check_column", "check_groups", "group_codes", "image_distance", "interval", "resampled", "resamples",
-    "target_error",
+    "STATISTICS", "check_column", "check_groups", "drawn_apart", "group_codes", "image_distance", "interval", "resampled",
+    "resamples", "target_error",
 ]  # fmt: skip
 
 _DRAWS, _SLOW_DRAWS = 1000, 200  # bootstrap samples, of a mean and of a statistic that takes a pass over the rows for each
@@ -186,6 +186,11 @@ def resamples(rows: int, *, seed: int, draws: int = _DRAWS, groups: NDArray[Any]
     codes = group_codes(groups)
     count = int(codes.max()) + 1
     return np.asarray(generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, codes])
+
+
+def drawn_apart(samples: NDArray[np.int64]) -> int:
+    """How many rows or groups of rows `resamples` draws one by one."""
+    return len(np.unique(samples[:_SLOW_DRAWS], axis=1).T)
 
 
 def interval(

@@ -5,6 +5,7 @@ import pytest
 from scipy import linalg, stats
 from sklearn.metrics import f1_score, roc_auc_score
 
+from causalcf.measures import Measured
 from causalcf.metrics import STATISTICS, interval, resamples
 
 
@@ -76,3 +77,23 @@ def test_groups_are_drawn_as_a_whole_and_widen_the_interval_as_they_should(drawn
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 50**0.5, rel=0.15)
     low, high = interval("mean", values, resamples(400, seed=0))
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 400**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "scale"), [("accuracy", 1.0, 1.0), ("accuracy", 0.0, 1.0), ("percent of rows", 1.0, 100.0)]
+)
+def test_where_all_rows_are_right_the_interval_is_the_exact_one_of_a_share(unit, value, scale):
+    """A bootstrap of rows that are all alike would be certain."""
+    one = Measured("effectiveness", np.full(64, value), unit=unit, scale=scale)
+    exact = stats.binomtest(int(64 * value), 64).proportion_ci(method="exact")
+    assert one.interval(resamples(64, seed=0)) == pytest.approx((scale * exact.low, scale * exact.high))
+    people = resamples(64, seed=0, groups=np.repeat(np.arange(8), 8))  # of whom each tells once
+    exact = stats.binomtest(int(8 * value), 8).proportion_ci(method="exact")
+    assert one.interval(people) == pytest.approx((scale * exact.low, scale * exact.high))
+
+
+def test_where_no_row_changed_a_gain_and_a_loss_are_equally_possible():
+    one = Measured("amplification", np.zeros(64), unit="point of accuracy", scale=100.0)
+    assert one.interval(resamples(64, seed=0)) == pytest.approx((-5.601, 5.601), abs=1e-3)  # 100 (1 - .025^(1/64))
+    exact = Measured("composition.1", np.zeros(64), unit="pixel")
+    assert exact.interval(resamples(64, seed=0)) == (0.0, 0.0)  # of a distance, what it may be is not known
