@@ -19,6 +19,10 @@ _FACES = "celebahq_dependent"  # the shipped model of drawn faces
 _UNSEEN = 1  # added to the seed of the phantom: the model was fitted to that of seed 0
 _WEIGHTS = (1.0, 2.5)
 _LEVELS = 20  # of noise each way, not the model's 25: two minutes are enough of a demo
+_DEPENDENT = (
+    "A ratio above 1 off target is no verdict on these faces: no woman here has a beard, so that a judge reads a man wherever it\n"
+    "sees one, and a rule that draws a clearer beard moves that reading more. Look at the way back, and at images.png."
+)
 
 
 def demo(
@@ -56,3 +60,5 @@ def _faces(out: Path, rows: int, seed: int, as_json: bool) -> None:
         again_rows=min(rows, 16), steps=_LEVELS, truth=lambda answer: drawn.images(answer.frame), progress=not as_json,
     )  # fmt: skip
     finish(found, out, as_json, start)
+    if not as_json:
+        typer.echo(_DEPENDENT)
