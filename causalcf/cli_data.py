@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from causalcf.cli_options import Json, Seed
+from causalcf.errors import DataError
 
 __all__ = ["data"]
 
@@ -39,12 +41,18 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Say which file or column is missing and how to get it, what the filters drop, and what is in every split."""
-    from causalcf.datasets.readers import check_data
+    from causalcf.datasets.readers import look_at_data
 
-    found = check_data(study, directory, every=every, person=person, resize=resize)
+    found = look_at_data(study, directory, every=every, person=person, resize=resize)
     if as_json:
         typer.echo(json.dumps(found))
-        return
+    else:
+        _print(found)
+    if found["missing"]:
+        raise DataError(found["missing"])
+
+
+def _print(found: Mapping[str, Any]) -> None:
     for reason, count in found["dropped"].items():
         typer.echo(f"dropped {count}: {reason}")
     typer.echo(", ".join(f"{name} {count}" for name, count in found["splits"].items()))
@@ -53,6 +61,10 @@ def check(
         typer.echo(f"{name}: {', '.join(words)}")
     rest = "" if found["images_decoded"] == found["images"] else ", some of every split; --every decodes all"
     typer.echo(f"decoded {found['images_decoded']} of {found['images']} images{rest}; what was looked at can be read")
+    if found["images_missing"]:
+        typer.echo(f"missing {found['images_missing']} of {found['images']} images")
+    if found["splits_lacking"]:
+        typer.echo(f"no rows of split {', '.join(found['splits_lacking'])}: causalcf fit needs them")
 
 
 @data.command()

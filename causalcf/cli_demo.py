@@ -20,8 +20,8 @@ _UNSEEN = 1  # added to the seed of the phantom: the model was fitted to that of
 _WEIGHTS = (1.0, 2.5)
 _LEVELS = 20  # of noise each way, not the model's 25: two minutes are enough of a demo
 _DEPENDENT = (
-    "A ratio above 1 off target is no verdict on these faces: no woman here has a beard, so that a judge reads a man wherever it\n"
-    "sees one, and a rule that draws a clearer beard moves that reading more. Look at the way back, and at images.png."
+    "A ratio above 1 off target is no verdict on these faces: no woman here has a beard, so that a judge reads a man wherever\n"
+    "it sees one, and a rule that draws a clearer beard moves that reading more. Look at the way back, and at images.png."
 )
 
 

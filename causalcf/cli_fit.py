@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causalcf.cli_options import Index, Json, Out, Seed, of_split, refuse
+from causalcf.cli_options import Index, Json, Out, Seed, of_split, refuse, refuse_absent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +74,7 @@ def fit(
     causalcf.cli fit ...` divides every batch among N processes.
     """
     if data is not None and not data.is_dir():
+        refuse_absent(data)
         if data.is_file():
             given = {
                 "--minutes": minutes, "--steps": steps, "--rows": rows, "--batch-size": batch_size,

@@ -38,6 +38,7 @@ __all__ = [
     "read_solver",
     "read_steps",
     "refuse",
+    "refuse_absent",
     "refuse_of_images",
     "rows_of",
 ]
@@ -116,6 +117,14 @@ def refuse(options: Mapping[str, object], what: str) -> None:
         raise DataError(f"{', '.join(given)} {'do' if len(given) > 1 else 'does'} not apply {what}")
 
 
+def refuse_absent(data: Path) -> None:
+    """Refuse a path where nothing is; of one that ends as a table does, `causalcf.read_table` says so."""
+    from causalcf.tables import is_table
+
+    if not data.exists() and not is_table(data):
+        raise DataError(f"'{data}' is no table and no directory: there is no such file or directory. Correct --data.")
+
+
 def refuse_of_images(scm: SCM, model: str, **options: object) -> None:
     """Refuse the options of images, by their names, where the model has none."""
     if not scm.graph.images:
@@ -145,7 +154,7 @@ def rows_of(
         index, resize: of a directory, see `causalcf.held_out`.
         n: so many at most: of a directory from all over it, of a table the first.
         seed: of those that a study draws.
-        missing: what is done about missing attributes of a table.
+        missing: what is done about missing attributes of a table or a folder.
 
     Raises:
         DataError: the study has no rows of its own, the table has no splits but one was named, an option does not apply, or as
@@ -163,7 +172,8 @@ def rows_of(
         refuse({"--split": split, "--index": index, "--resize": resize}, "without --data. Give that, or leave the rest out.")
         return RECIPES[scm.graph.name].batch(own, n or 64, seed, 1)
     if data.is_dir():
-        return spread(held_out(scm, data, split=split, index=index, resize=resize), n)
+        return spread(held_out(scm, data, split=split, index=index, resize=resize, missing=missing), n)
+    refuse_absent(data)
     frame = of_split(read_table(data, index=index, graph=scm.graph), split, data)
     refuse({"--resize": resize}, f"to '{data}', a table without images. Leave that out.")
     return Batch(scm.graph, frame.iloc[:n], missing=missing)

@@ -21,7 +21,7 @@ __all__ = ["SUFFIXES", "ImageFiles", "read_image", "scale_image"]
 
 # what Pillow, numpy and pydicom raise for damaged files
 _DAMAGED = (OSError, ValueError, TypeError, SyntaxError, EOFError, AttributeError, struct.error)
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".dcm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".dcm", ".dicom")
 
 # ------------------------------------------------------------------ one image
 
@@ -37,8 +37,18 @@ def _grey_levels(array: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
     raise DataError(f"'{path}' holds {array.dtype} numbers. An image is uint8, uint16, or numbers from 0 to 1.")
 
 
+def _unreadable(path: Path, error: Exception) -> DataError:
+    """What is wrong with a file, in one line: of packages that it would need, pydicom names each on a line of its own."""
+    first, *rest = [line.strip() for line in str(error).splitlines()] or [repr(error)]
+    told = f"{first} {'; '.join(rest)}".rstrip(" .")
+    return DataError(f"cannot read the image '{path}': {told}.")
+
+
 def _read_dicom(path: Path) -> NDArray[np.uint8]:
-    """Grey levels as the file's own window shows them, dark to bright; without one, from the least value to the greatest."""
+    """Grey levels as the file's own window shows them, dark to bright; without one, from the least value to the greatest.
+
+    Colours of 8 bits are as they are.
+    """
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
@@ -54,8 +64,9 @@ def _read_dicom(path: Path) -> NDArray[np.uint8]:
             ends = apply_voi_lut(ends, file)  # black and white of the window; infinite as they were, if there is none
         shown = np.asarray(apply_voi_lut(values, file), dtype=np.float64)
     except (*_DAMAGED, InvalidDicomError, KeyError, RuntimeError) as error:
-        raise DataError(f"cannot read the image '{path}': {str(error).splitlines()[0] if str(error) else error!r}.") from error
-    low, high = ends if np.isfinite(ends).all() else (shown.min(), shown.max())
+        raise _unreadable(path, error) from error
+    colours = values.dtype == np.uint8 and file.get("SamplesPerPixel") == 3
+    low, high = ends if np.isfinite(ends).all() else (0, 255) if colours else (shown.min(), shown.max())
     shares = (shown - low) / (high - low) if high != low else np.zeros_like(shown)
     if file.get("PhotometricInterpretation") == "MONOCHROME1":
         shares = 1 - shares
@@ -88,14 +99,22 @@ def _open(path: Path, size: tuple[int, int] | None) -> Any:
     from PIL import Image, ImageOps
 
     suffix = path.suffix.lower()
-    if suffix == ".dcm":
+    if suffix in (".dcm", ".dicom"):
         return Image.fromarray(_read_dicom(path))
     if suffix == ".npy":
         array = _grey_levels(np.load(path), path)
+        if array.ndim != 2 and not (array.ndim == 3 and {array.shape[0], array.shape[2]} & {1, 3}):
+            raise DataError(
+                f"'{path}' has the shape {array.shape}. An image is (height, width), or has 1 or 3 channels, first or last: "
+                "write only the channels that are wanted."
+            )
         if array.ndim == 3 and array.shape[0] in (1, 3):
             array = np.moveaxis(array, 0, 2)
         return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
     with Image.open(path) as opened:
+        pages = getattr(opened, "n_frames", 1) if opened.format == "TIFF" else 1
+        if pages > 1:
+            raise DataError(f"'{path}' has {pages} pages. An image is one: write the page that is wanted to a file of its own.")
         if size is not None and sorted(opened.size) != sorted(size):  # known before anything is decoded
             raise _wrong_size(path, opened.size, size)
         opened.load()
@@ -115,7 +134,7 @@ def read_image(
     """One image as an image node has it, uint8 (channel, height, width).
 
     Args:
-        path: .png, .jpg, .jpeg, .tif, .tiff, .dcm, or .npy with (height, width), (channel, height, width) or
+        path: .png, .jpg, .jpeg, .tif, .tiff, .dcm, .dicom, or .npy with (height, width), (channel, height, width) or
             (height, width, channel).
         node: an image node, of 1 channel (colours are made grey) or 3.
         resize: crop the middle to the node's shape and scale it; without, another size is an error.
@@ -137,7 +156,7 @@ def read_image(
     except DataError:
         raise
     except (*_DAMAGED, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read the image '{path}': {str(error).splitlines()[0] if str(error) else error!r}.") from error
+        raise _unreadable(path, error) from error
     if edit is not None:
         opened = edit(opened)
     opened = opened.convert("L" if channels == 1 else "RGB")

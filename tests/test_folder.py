@@ -78,15 +78,20 @@ def test_an_image_is_the_same_in_every_format_that_loses_nothing(tmp_path):
         assert np.array_equal(read_image(tmp_path / name, COLOUR), np.moveaxis(colours, 2, 0))
 
 
-def test_a_folder_may_have_a_folder_a_split_with_tables_of_their_own(folder, digits, graph):
+def into_splits(folder, *names):
+    """Three rows of a folder, one, and two into folders of these names, with tables of their own."""
     table = pd.read_csv(folder / "metadata.csv", dtype={"digit": str})
-    for split, rows in (("train", slice(0, 3)), ("validation", slice(3, 4)), ("test", slice(4, 6))):
+    for split, rows in zip(names, (slice(0, 3), slice(3, 4), slice(4, 6)), strict=True):
         (folder / split).mkdir()
         part = table.iloc[rows]
         for name in part["file_name"]:
             (folder / name).rename(folder / split / name.removeprefix("images/"))
         part.assign(file_name=part["file_name"].str.removeprefix("images/")).to_csv(folder / split / "metadata.csv", index=False)
     (folder / "metadata.csv").unlink()
+
+
+def test_a_folder_may_have_a_folder_a_split_with_tables_of_their_own(folder, digits, graph):
+    into_splits(folder, "train", "validation", "test")
     found = split_folder(folder, graph)
     assert not found.dealt
     assert found.batch.frame["split"].tolist() == ["train"] * 3 + ["valid"] + ["test"] * 2
@@ -94,6 +99,39 @@ def test_a_folder_may_have_a_folder_a_split_with_tables_of_their_own(folder, dig
     assert np.array_equal(found.batch.images["image"][:], digits.images["image"])
     assert is_folder(folder)
     assert not is_folder(folder / "images")
+
+
+@pytest.mark.parametrize(
+    "names", [("training", "val", "testing"), ("Train", "DEV", "eval"), ("TRAINING", "valid", "Evaluation")], ids="-".join
+)
+def test_a_folder_of_a_split_is_called_as_hugging_face_takes_it(folder, digits, graph, names, capsys):
+    into_splits(folder, *names)
+    assert is_folder(folder)
+    found = split_folder(folder, graph).batch
+    assert found.frame["split"].tolist() == ["train"] * 3 + ["valid"] + ["test"] * 2
+    assert np.array_equal(found.images["image"][:], digits.images["image"])
+    assert main(["data", "check", "morphomnist", str(folder)]) == 0
+    assert "train 3, test 2, valid 1" in capsys.readouterr().out
+
+
+def test_no_folder_with_a_table_is_left_out_in_silence(folder, graph, capsys):
+    into_splits(folder, "train", "held_out", "test")
+    with pytest.raises(
+        ccf.DataError, match=r"has a table in held_out, which is no name of a split: those are train, training, v"
+    ):
+        read_folder(folder, graph)
+    assert main(["data", "check", "morphomnist", str(folder)]) == 2
+    assert "has a table in held_out" in capsys.readouterr().err
+    (folder / "held_out").rename(folder / "dev")
+    assert len(read_folder(folder, graph)) == 6
+    (folder / "dev" / "metadata.csv").unlink()
+    with pytest.raises(ccf.DataError, match=r"a table for every split but dev\. Put one there, metadata\.csv or"):
+        read_folder(folder, graph)
+    for split in ("train", "test"):
+        (folder / split / "metadata.csv").unlink()
+    assert not is_folder(folder)
+    with pytest.raises(ccf.DataError, match=r"has none of metadata\.csv, metadata\.jsonl, metadata\.parquet"):
+        read_folder(folder, graph)
 
 
 def test_another_size_is_an_error_and_resized_on_request(tmp_path):
@@ -241,6 +279,45 @@ def test_files_with_one_window_share_a_grey_scale_in_the_units_that_they_are_res
     assert read_image(tmp_path / "sigmoid.dcm", GREY)[0, 16, 0] == 128  # in the middle of the window
 
 
+def test_colours_of_8_bits_in_dicom_are_as_they_are(tmp_path):
+    colours = np.random.default_rng(0).integers(50, 200, (32, 32, 3), dtype=np.uint8)
+    bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    write_dicom(tmp_path / "a.dicom", colours, PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0, **bits)
+    assert np.array_equal(read_image(tmp_path / "a.dicom", COLOUR), np.moveaxis(colours, 2, 0))
+    write_dicom(tmp_path / "grey.dcm", colours[:, :, 0], **bits)
+    assert read_image(tmp_path / "grey.dcm", GREY).min() == 0  # a radiograph without a window is stretched
+
+
+def test_a_dicom_file_that_needs_more_packages_is_refused_with_their_names(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    if pydicom.pixels.get_decoder(pydicom.uid.JPEGLosslessSV1).is_available:
+        pytest.skip("the packages are there")
+    write_dicom(tmp_path / "a.dcm", np.zeros((32, 32), dtype=np.uint16))
+    file = pydicom.dcmread(tmp_path / "a.dcm")
+    file.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLosslessSV1
+    file.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8"])
+    file["PixelData"].VR = "OB"
+    file.save_as(tmp_path / "a.dcm")
+    with pytest.raises(
+        ccf.DataError, match=r"a\.dcm': Unable to .* missing dependencies: .*gdcm.*; .*pylibjpeg-libjpeg[^\n]*\.$"
+    ):
+        read_image(tmp_path / "a.dcm", GREY)
+
+
+def test_an_image_with_more_than_is_read_of_it_is_refused(tmp_path):
+    pixels = np.zeros((32, 32), dtype=np.uint8)
+    for name, shape in (("last", (32, 32, 2)), ("first", (2, 32, 32)), ("alpha", (32, 32, 4)), ("flat", (1024,))):
+        np.save(tmp_path / f"{name}.npy", np.zeros(shape, dtype=np.uint8))
+        with pytest.raises(
+            ccf.DataError, match=rf"{name}\.npy' has the shape {re.escape(str(shape))}\. An image is .* write only"
+        ):
+            read_image(tmp_path / f"{name}.npy", COLOUR, resize=True)
+    pages = [Image.fromarray(pixels)] * 3
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ccf.DataError, match=r"pages\.tif' has 3 pages\. An image is one: write the page"):
+        read_image(tmp_path / "pages.tif", GREY)
+
+
 def test_dicom_is_read_as_its_window_shows_it(tmp_path):
     stored = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)
     for name, photometric in (("bright", "MONOCHROME2"), ("dark", "MONOCHROME1")):
@@ -294,6 +371,21 @@ def test_images_of_a_folder_are_asked_from_the_command_line_and_the_answer_is_a_
     assert (out / "digit=3" / "00000.png").is_file()
     assert main([*command[:4], "--n", "1", "--do", "digit=3", "--out", str(tmp_path / "cf.csv")]) == 0
     assert pd.read_csv(tmp_path / "cf.csv")["digit"].tolist() == [3]
+
+
+def test_a_missing_attribute_of_an_image_is_inferred_for_a_counterfactual_and_refused_else(folder, graph, tmp_path, capsys):
+    table = pd.read_csv(folder / "metadata.csv", dtype={"digit": str})
+    table.assign(thickness=[None, *table["thickness"][1:]], digit=["", *table["digit"][1:]]).to_csv(folder / "metadata.csv")
+    out = tmp_path / "cf"
+    asked = ["counterfactual", "morphomnist", "--data", str(folder), "--guidance", "plain", "--steps", "3", "--out", str(out)]
+    assert main([*asked, "--do", "intensity*=0.9"]) == 0
+    capsys.readouterr()
+    again = ccf.read_folder(out, graph, index="factual")
+    assert again.frame.index.tolist() == table["file_name"].tolist()
+    assert again.frame[list(graph.attributes)].notna().all(axis=None)
+    for command in (["audit", "morphomnist", "--data", str(folder)], ["fit", "morphomnist", "--data", str(folder)]):
+        assert main([*command, "--out", str(tmp_path / "never")]) == 2
+        assert "column 'thickness' has 1 missing or infinite values (rows images/0.png)" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -390,6 +482,45 @@ def test_who_was_held_out_is_not_told_once_other_people_are_in_the_table(ward, g
     assert len(asked(gone, "all")) == len(gone) == 27
     assert len(asked(gone.assign(split="test"))) == 27  # the table says it itself
     assert len(asked(gone, people=None))  # of a model from before, nothing is known
+
+
+def test_who_was_held_out_is_known_where_attributes_are_missing(ward, graph, tmp_path):
+    table = pd.read_csv(ward / "metadata.csv", dtype={"digit": str})
+    for person in (None, "person"):
+        fitted = split_folder(ward, graph, person=person)
+        scm = ccf.SCM(graph)
+        scm.manifest = {"made": {"data": {"dealt": True, "person": person, "people": fitted.people}}}
+        gone = table["file_name"].isin(fitted.split("test").frame.index[:2])
+        table.assign(thickness=table["thickness"].mask(gone)).to_csv(tmp_path / "metadata.csv", index=False)
+        found = rows_of(scm, tmp_path, missing="infer")
+        assert found.frame.index.equals(fitted.split("test").frame.index)
+        assert found.incomplete.sum() == 2
+        with pytest.raises(ccf.DataError, match="column 'thickness' has 2 missing or infinite values"):
+            ccf.held_out(scm, tmp_path)
+
+
+def test_a_row_that_does_not_say_who_it_is_of_is_refused_by_name(ward, graph, tmp_path):
+    table = pd.read_csv(ward / "metadata.csv", dtype={"digit": str})
+    table["person"] = [None, *table["person"][1:6], " ", *table["person"][7:]]
+    for more in ({}, {"split": "train"}):
+        table.assign(**more).to_csv(tmp_path / "metadata.csv", index=False)
+        with pytest.raises(
+            ccf.DataError, match=r"column 'person' has 2 blanks \(rows 0.png, 6.png\).* Fill them, .* or drop the r"
+        ):
+            split_folder(tmp_path, graph, person="person")
+
+
+def test_where_a_person_is_a_file_every_image_is_of_somebody_else(ward, graph):
+    alone, told = split_folder(ward, graph), split_folder(ward, graph, person="file_name")
+    assert told.batch.frame["split"].equals(alone.batch.frame["split"])
+    assert told.people == alone.people
+    assert told.split("judge").frame.index.equals(alone.split("judge").frame.index)
+
+
+@pytest.mark.parametrize("command", [["fit", "celebahq"], ["counterfactual", "morphomnist", "--do", "digit=3"]])
+def test_data_that_are_not_there_are_told_to_be_absent(tmp_path, capsys, command):
+    assert main([*command, "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "never")]) == 2
+    assert "nowhere' is no table and no directory: there is no such file or directory" in capsys.readouterr().err
 
 
 def test_nobody_is_in_two_splits_of_a_table(ward, graph, tmp_path):

@@ -169,6 +169,49 @@ def test_what_no_row_can_be_has_no_true_counterfactual(do, told):
         drawn.true_counterfactual(drawn._names(4), do)
 
 
+@pytest.mark.parametrize(
+    ("study", "ids", "told"),
+    [
+        *[("celebahq", ids, f"is called {ids[-1]!r}. Rows are called by whole numbers from 0 on, as 0, 1, 2.")
+          for ids in ([0, "5"], ["5.jpg"], [5.0], [4, -3], [True], [None])],
+        ("mimic_cxr", ["10000000-50000000-phantom", "foo"], "is called 'foo'. Rows are called PATIENT-STUDY-phantom, as '1000"),
+        ("mimic_cxr", [10000000], "is called 10000000."),
+        ("embed", [20000000], "is called 20000000. Rows are called PATIENT.SIDE.VIEW, as '20000000.L.CC'."),
+        ("embed", ["20000000.L.CC", "20000000.B.CC", "x"], "is called '20000000.B.CC'."),
+        ("celebahq", 5, "ids=5 is no list of what rows are called. Give one: [5]."),
+        ("mimic_cxr", "10000000-50000000-phantom", "Give one: ['10000000-50000000-phantom']."),
+        ("embed", [], "there are no ids. Name a row or more: those of the phantom of embed are called PATIENT.SIDE.VIEW"),
+    ],
+)  # fmt: skip
+def test_a_row_that_no_phantom_has_is_named_and_not_made_up(study, ids, told):
+    drawn = phantom(study)
+    for ask in (drawn.attributes, lambda ids: drawn.true_counterfactual(ids, ASKED[study])):
+        with pytest.raises(ccf.DataError, match=re.escape(told)):
+            ask(ids)
+    frame = drawn.attributes(drawn._names(1))
+    with pytest.raises(ccf.DataError, match=rf"no row of the phantom of {study} is called 'another'\."):
+        drawn.images(frame.set_axis(["another"]))
+
+
+def test_a_row_is_the_same_however_its_number_is_held():
+    drawn = phantom("celebahq", seed=1)
+    expected = drawn.attributes(range(4)).to_numpy().tolist()
+    for ids in ([0, 1, 2, 3], np.arange(4, dtype=np.uint8), list(np.arange(4)), pd.Index([0, 1, 2, 3], dtype=object)):
+        assert drawn.attributes(ids).to_numpy().tolist() == expected
+
+
+def test_a_phantom_of_no_rows_or_of_an_odd_seed_is_an_error(tmp_path):
+    drawn = phantom("celebahq")
+    for rows in (0, -1, 2.5):
+        for ask in (drawn.batch, lambda rows: drawn.write(tmp_path / "faces", rows)):
+            with pytest.raises(ccf.DataError, match=rf"rows={rows} is no whole number from 1 on"):
+                ask(rows)
+    assert not list(tmp_path.iterdir())
+    for seed in (-1, 1.5, "1", True):
+        with pytest.raises(ccf.DataError, match=rf"seed={seed!r} is no whole number from 0 on"):
+            phantom("celebahq", seed=seed)
+
+
 def test_a_true_counterfactual_is_asked_for_as_any_other():
     drawn = phantom("mimic_cxr")
     ids = drawn._names(4)
@@ -341,6 +384,28 @@ def test_race_is_the_first_word_of_what_was_recorded_if_that_is_one(written, tmp
     assert found.dropped["no race, several, or another than White, Asian and Black"] == 12
 
 
+def test_the_race_that_one_of_two_columns_leaves_blank_is_that_of_the_other(written, tmp_path):
+    root = tables_of(written, "mimic_cxr", tmp_path)
+    people = pd.read_csv(root / "admissions.csv")
+    expected = read_study("mimic_cxr", written["mimic_cxr"]).batch.frame
+    for table in (
+        people.rename(columns={"race": "ethnicity"}).assign(race=np.nan),
+        people.assign(ethnicity=people["race"].where(people.index >= 5), race=people["race"].where(people.index < 5)),
+        people.assign(ethnicity="ASIAN"),
+    ):
+        table.to_csv(root / "admissions.csv", index=False)
+        assert read_study("mimic_cxr", root).batch.frame.equals(expected)
+
+
+@pytest.mark.parametrize("race", [np.nan, 3, 2.5])
+def test_races_that_are_no_words_are_counted_as_none(written, tmp_path, race):
+    root = tables_of(written, "mimic_cxr", tmp_path)
+    people = pd.read_csv(root / "admissions.csv")
+    people.assign(race=race).to_csv(root / "admissions.csv", index=False)
+    with pytest.raises(ccf.DataError, match=r"no row is left: .* no race, several, or another than White, Asian and Black: 40"):
+        read_study("mimic_cxr", root)
+
+
 @pytest.mark.parametrize(("folder", "race"), [("hosp", "race"), ("core", "ethnicity"), (".", "ethnicity")])
 def test_tables_of_mimic_iv_may_be_as_any_of_its_releases_has_them(written, tmp_path, folder, race):
     root = tables_of(written, "mimic_cxr", tmp_path)
@@ -431,6 +496,79 @@ def test_a_photograph_that_celeba_has_on_no_side_is_counted(celeba):
     assert found.batch.frame.index.tolist() == [f"{row + 1:06d}.jpg" for row in range(2, 40)]
 
 
+def test_a_line_of_the_partition_may_stand_twice_but_not_say_another_split(celeba):
+    path, frame = celeba / "list_eval_partition.txt", read_study("celeba", celeba).batch.frame
+    lines = path.read_text()
+    path.write_text(lines + lines[: lines.index("\n") + 1])
+    assert read_study("celeba", celeba).batch.frame.equals(frame)
+    path.write_text(lines + "000001.jpg 2\n")
+    with pytest.raises(ccf.DataError, match=r"list_eval_partition\.txt' has two lines of '000001\.jpg' that differ\. Get it"):
+        read_study("celeba", celeba)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "has no line of an image"),
+        ("idx orig_idx orig_file\n", "has no line of an image. Get it again. It is part of CelebAMask-HQ"),
+        ("idx orig_idx orig_file\n0 000001.jpg\n", "has a line that is no number, number and file: '0 000001.jpg'"),
+        ("idx orig_idx orig_file\n0 0 000001.jpg\n0 1 000002.jpg\n", "has two lines of '0.jpg' that differ"),
+    ],
+)
+def test_a_mapping_to_celeba_that_maps_nothing_or_twice_is_named(written, tmp_path, text, told):
+    path = tables_of(written, "celebahq", tmp_path) / "CelebAMask-HQ" / "CelebA-HQ-to-CelebA-mapping.txt"
+    path.write_text(text)
+    with pytest.raises(ccf.DataError, match=re.escape(f"'{path}' {told}")):
+        read_study("celebahq", path.parent.parent)
+
+
+@pytest.mark.parametrize("file", ["list_attr_celeba.txt", "list_eval_partition.txt"])
+def test_a_text_of_celeba_that_is_not_utf_8_is_named(celeba, file):
+    (celeba / file).write_bytes((celeba / file).read_bytes().replace(b"000004.jpg", "\xe9.jpg".encode("latin-1")))
+    with pytest.raises(ccf.DataError, match=rf"{re.escape(str(celeba / file))}' is no text in UTF-8: .*\. Get it again"):
+        read_study("celeba", celeba)
+
+
+def people_of(batch):
+    """Whom the rows of faces show, by a file of identities in which three photographs in turn are of one person."""
+    return {int(str(row).removesuffix(".jpg")) // 3 for row in batch.frame.index}
+
+
+@pytest.mark.parametrize("place", ["identity_CelebA.txt", "Anno/identity_CelebA.txt"])
+def test_judges_of_faces_share_nobody_with_training_where_the_people_are_known(celeba, place):
+    alone = read_study("celeba", celeba)
+    assert alone.person is None
+    assert people_of(alone.split("judge")) & people_of(alone.split("train"))
+    (celeba / "Anno").mkdir()
+    (celeba / place).write_text("".join(f"{row:06d}.jpg {row // 3 + 5000}\n" for row in range(1, 41)))
+    found = read_study("celeba", celeba)
+    assert found.person == "identity"
+    assert not people_of(found.split("judge")) & people_of(found.split("train"))
+    assert found.batch.frame.drop(columns="identity").equals(alone.batch.frame)
+    assert len(found.split("judge")) + len(found.split("train")) == 32
+    (celeba / place).write_text("".join(f"{row:06d}.jpg 7\n" for row in range(2, 41)))
+    with pytest.raises(ccf.DataError, match=r"identity_CelebA\.txt' does not say who is on '000001\.jpg'\. Get it again; or"):
+        read_study("celeba", celeba)
+    (celeba / place).write_text("000001.jpg\n")
+    with pytest.raises(ccf.DataError, match=r"identity_CelebA\.txt' has a line that is no file with a person: '000001\.jpg'"):
+        read_study("celeba", celeba)
+
+
+@pytest.mark.parametrize("place", ["identity_CelebA.txt", "CelebAMask-HQ/identity_CelebA.txt"])
+def test_the_people_of_celebahq_are_those_of_the_photographs_it_was_made_from(written, tmp_path, place):
+    root = tables_of(written, "celebahq", tmp_path)
+    (root / place).write_text("".join(f"{row + 1:06d}.jpg {row // 3}\n" for row in range(40)))
+    found = read_study("celebahq", root)
+    assert found.batch.frame["identity"].tolist() == [str(row // 3) for row in range(40)]
+    assert not people_of(found.split("judge")) & people_of(found.split("train"))
+
+
+def test_celebahq_one_level_too_deep_is_told_to_be_looked_for_above(written):
+    root = written["celebahq"]
+    with pytest.raises(ccf.DataError, match=rf"give the directory above, '{re.escape(str(root.resolve()))}', in which this one"):
+        read_study("celebahq", root / "CelebAMask-HQ")
+
+
 def test_a_label_of_a_face_takes_a_byte(written, tmp_path):
     root = tables_of(written, "celebahq", tmp_path)
     frame = read_study("celebahq", root).batch.frame
@@ -466,6 +604,16 @@ def test_morpho_mnist_is_read_as_deepscm_released_it(tmp_path):
     assert np.array_equal(found.batch.images["image"][place], drawn.images["image"][3])
     (tmp_path / "t10k-morpho.csv").unlink()
     with pytest.raises(ccf.DataError, match=r"there is no t10k-morpho\.csv in '.*'\. It is part of DeepSCM's data"):
+        read_study("morphomnist", tmp_path)
+    with pytest.raises(ccf.DataError, match=r"the columns index .*, thickness .* and intensity .*: causalcf fit morphomnist\."):
+        read_study("morphomnist", tmp_path)
+
+
+def test_parts_of_morpho_mnist_of_different_sizes_are_told(tmp_path):
+    table = pd.DataFrame({"thickness": [2.0, 3.0], "intensity": [90.0, 150.0], "digit": [1, 7]})
+    for part, side in (("train", 28), ("t10k", 14)):
+        write_part(tmp_path, part, np.zeros((2, side, side), dtype=np.uint8), table)
+    with pytest.raises(ccf.DataError, match=r"the digits in '.*' are of different sizes: train 28x28 and t10k 14x14. Get them"):
         read_study("morphomnist", tmp_path)
 
 
@@ -527,6 +675,12 @@ def test_a_missing_column_is_named_with_its_table(written, tmp_path, study, file
         ("mimic_cxr", "admissions.csv", "subject_id", 1.5, "has '1.5' for subject_id in row 3"),
         ("embed", "EMBED_OpenData_metadata.csv", "acc_anon", "x", "has 'x' for acc_anon in row 3"),
         ("embed", "EMBED_OpenData_clinical.csv", "empi_anon", "x", "has 'x' for empi_anon in row 3"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-chexpert.csv.gz", "Pleural Effusion", "yes", "has 'yes' for Pleural Effusion in row 3"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-chexpert.csv.gz", "No Finding", " ", "has ' ' for No Finding in row 3: it is a number."),
+        ("embed", "EMBED_OpenData_clinical.csv", "tissueden", "B", "has 'B' for tissueden in row 3: it is a number. Correct"),
+        ("embed", "EMBED_OpenData_metadata.csv", "spot_mag", "no", "has 'no' for spot_mag in row 3: it is a number. Correct"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-metadata.csv.gz", "dicom_id", np.nan, "has nothing for dicom_id in row 3. Correct that"),
+        ("embed", "EMBED_OpenData_metadata.csv", "anon_dicom_path", np.nan, "has nothing for anon_dicom_path in row 3."),
     ],
 )
 def test_what_is_no_number_is_named_with_its_table_and_row(written, tmp_path, study, file, column, value, told):
@@ -565,6 +719,46 @@ def test_images_that_are_missing_are_counted_with_the_way_to_get_them(written, t
         path.unlink()
     with pytest.raises(ccf.DataError, match=rf"3 of {rows} images are missing: there is no image '.*{told}.*Or take their rows"):
         check_data(study, root)
+
+
+def test_a_partial_download_is_looked_at_before_what_is_missing_is_told(written, tmp_path, capsys):
+    root = tmp_path / "faces"
+    shutil.copytree(written["celebahq"], root)
+    assert main(["data", "check", "celebahq", str(root), "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["missing"], whole["images_missing"], whole["splits_lacking"]) == (None, 0, [])
+    for row in (0, 5, *range(32, 36)):  # the first of a split, and all of another
+        (root / "CelebAMask-HQ" / "CelebA-HQ-img" / f"{row}.jpg").unlink()
+    told = "6 of 40 images are missing: there is no image '"
+    assert main(["data", "check", "celebahq", str(root), "--every", "--json"]) == 2
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found.pop("missing").startswith(told)
+    assert err.startswith(f"error: {told}")
+    assert "It is part of CelebAMask-HQ: http" in err
+    del whole["missing"]
+    assert found == {**whole, "images_missing": 6, "images_decoded": 34}
+    assert main(["data", "check", "celebahq", str(root)]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"error: {told}")
+    for line in ("dropped 0: no entry in", "train 32, ", "Smiling: 0 ", "missing 6 of 40 images"):
+        assert f"\n{line}" in f"\n{out}"
+
+
+@pytest.mark.parametrize(("gone", "lacking"), [("1", ["valid"]), ("0", ["train", "judge"]), ("2", [])])
+def test_data_that_fit_would_refuse_for_a_split_without_rows_are_told_by_check(written, tmp_path, capsys, gone, lacking):
+    root = tmp_path / "faces"
+    shutil.copytree(written["celebahq"], root)
+    path = root / "list_eval_partition.txt"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if not line.endswith(f" {gone}\n")))
+    assert main(["data", "check", "celebahq", str(root)]) == 0
+    told = f"no rows of split {', '.join(lacking)}: causalcf fit needs them"
+    assert (told in capsys.readouterr().out.splitlines()) == bool(lacking)
+    assert main(["data", "check", "celebahq", str(root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["splits_lacking"] == lacking
+    if lacking:
+        assert main(["fit", "celebahq", "--data", str(root), "--out", str(tmp_path / "model"), "--steps", "1"]) == 2
+        assert f"there are no rows of split '{lacking[0]}'" in capsys.readouterr().err
 
 
 def test_data_as_released_are_not_read_as_a_folder_is(written, capsys):
@@ -694,6 +888,14 @@ def test_prepared_tables_of_chests_may_have_other_diseases_and_say_who_is_on_a_r
     test.astype({"age": object}).assign(age="old").to_csv(tmp_path / "test.csv", index=False)
     with pytest.raises(ccf.DataError, match=r"test.csv' has 'old' for age in row 0: it is a number\."):
         read_study("mimic_cxr", tmp_path)
+    test.astype({"path_preproc": object}).assign(path_preproc=["a.jpg", None, "c.jpg", "d.jpg"]).to_csv(
+        tmp_path / "test.csv", index=False
+    )
+    with pytest.raises(ccf.DataError, match=r"test.csv' has nothing for path_preproc in row 1\. Correct that row"):
+        read_study("mimic_cxr", tmp_path)
+    test.assign(path_preproc=range(4)).to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(ccf.DataError, match=r"7 of 7 images are missing: there is no image '.*train1"):
+        check_data("mimic_cxr", tmp_path)
     test.assign(subject_id=[20, 1, 21, 21]).to_csv(tmp_path / "test.csv", index=False)
     with pytest.raises(ccf.DataError, match=r"subject_id '1' is in the splits train and test\. Correct the tables"):
         read_study("mimic_cxr", tmp_path)
@@ -710,6 +912,43 @@ def test_the_labels_of_markers_may_have_any_name(written, tmp_path):
     labels = pd.read_csv(root / "predicted.csv")
     labels.assign(**{"circle marker": 1}).to_csv(root / "the markers.csv", index=False)
     assert read_study("embed", root).batch.frame["circle_marker"].tolist() == [1] * 40  # one that is called so comes first
+
+
+def test_tables_of_embed_may_be_as_its_bucket_has_them(written, tmp_path):
+    root, frame = tables_of(written, "embed", tmp_path), read_study("embed", written["embed"]).batch.frame
+    (root / "tables").mkdir()
+    for path in root.glob("*.csv"):
+        path.rename(root / "tables" / path.name.replace("OpenData_clinical", "OpenData_clinical_reduced"))
+    assert read_study("embed", root).batch.frame.equals(frame)
+    (root / "tables/EMBED_OpenData_metadata.csv").rename(root / "EMBED_OpenData_metadata_reduced.csv")
+    for folder in (root, root / "tables"):
+        (folder / "._markers.csv").write_bytes(b"\0\x05\x16\x07\0\xff")  # as macOS leaves beside a file
+    assert read_study("embed", root).batch.frame.equals(frame)
+    exams = pd.read_csv(root / "tables/EMBED_OpenData_clinical_reduced.csv")
+    exams.assign(age_at_study=44.0).to_csv(root / "tables/EMBED_OpenData_clinical.csv", index=False)
+    assert (read_study("embed", root).batch.frame["age"] == 44).all()  # the full table, where it is there
+
+
+def test_an_image_or_a_label_of_embed_that_is_told_twice_is_told_once_or_refused(written, tmp_path):
+    root, frame = tables_of(written, "embed", tmp_path), read_study("embed", written["embed"]).batch.frame
+    for file, change, told in (
+        ("EMBED_OpenData_metadata.csv", {"ViewPosition": "MLO"}, r"two lines of anon_dicom_path .*\.L\.CC\.dcm that"),
+        ("markers.csv", {"circle marker": 1 - frame["circle_marker"].iloc[0]}, r"two lines of image '20000000\.L\.CC' that"),
+    ):
+        table = pd.read_csv(root / file)
+        pd.concat([table, table.iloc[:2]]).to_csv(root / file, index=False)  # the same again says nothing new
+        assert read_study("embed", root).batch.frame.equals(frame)
+        pd.concat([table, table.iloc[:1].assign(**change)]).to_csv(root / file, index=False)
+        with pytest.raises(ccf.DataError, match=rf"{re.escape(str(root / file))}' has {told}"):
+            read_study("embed", root)
+        table.to_csv(root / file, index=False)
+
+
+def test_a_density_on_a_later_line_of_an_exam_is_found(written, tmp_path):
+    root = tables_of(written, "embed", tmp_path)
+    exams = pd.read_csv(root / "EMBED_OpenData_clinical.csv")
+    pd.concat([exams.assign(tissueden=np.nan), exams]).to_csv(root / "EMBED_OpenData_clinical.csv", index=False)
+    assert read_study("embed", root).batch.frame.equals(read_study("embed", written["embed"]).batch.frame)
 
 
 def test_a_mammogram_that_is_no_png_is_read_where_the_release_has_its_dicom_file(written, tmp_path):

@@ -8,6 +8,8 @@
     images/png/1024x768/PATIENT/UID.png    16 bits; where it is missing, the DICOM file at anon_dicom_path, from its cohort_N
                                            on, below `images`
 
+The tables may also lie in `tables/`. Where the first two are absent, `EMBED_OpenData_{metadata,clinical}_reduced.csv` are read.
+
 Kept are 2D images of women, MLO and CC views, without spot magnification, of density A to D. A breast is turned to the left.
 
 J. Jeong et al., "The EMory BrEast imaging Dataset (EMBED): A Racially Diverse, Granular Dataset of 3.4 Million Screening and
@@ -48,6 +50,7 @@ _MAKE = (
 )
 _DENSITIES = {1: "A", 2: "B", 3: "C", 4: "D"}
 _KEY = ("empi_anon", "acc_anon")  # of an exam
+_NO_MARKERS = ("EMBED_OpenData_", "._")  # what tables without labels of markers start with; macOS writes the second beside a file
 _SHARES = {"train": 0.675, "valid": 0.075, "test": 0.25}  # of the patients
 _SEED = 33
 
@@ -64,7 +67,8 @@ def _to_left(mammogram: Any) -> Any:
 def _markers(root: Path) -> pd.Series:
     """Whether a circular marker is on an image, by the stem of its file."""
     absent = list[str]()
-    files = [path for path in root.iterdir() if path.is_file() and not path.name.startswith("EMBED_OpenData_")]
+    homes = [home for home in (root, root / "tables") if home.is_dir()]
+    files = [path for home in homes for path in home.iterdir() if path.is_file() and not path.name.startswith(_NO_MARKERS)]
     for path in sorted(filter(is_table, files), key=lambda path: ("marker" not in path.name.lower(), path.name)):
         table = read_table(path)
         missing = [name for name in ("image_path", "circle marker") if name not in table.columns]
@@ -76,9 +80,18 @@ def _markers(root: Path) -> pd.Series:
         if len(wrong):
             raise DataError(f"'{path}' has circle marker '{wrong.iloc[0]}': it is 0 or 1.")
         stems = table["image_path"].map(lambda path: Path(str(path)).stem)
-        return circle.astype(int).set_axis(stems).groupby(level=0).first()
+        labels = pd.DataFrame({"image": stems, "circle": circle.astype(int)}).drop_duplicates()
+        twice = labels.loc[labels["image"].duplicated(), "image"]
+        if len(twice):
+            raise DataError(f"'{path}' has two lines of image '{twice.iloc[0]}' that differ in circle marker. Keep one of them.")
+        return labels.set_index("image")["circle"]
     seen = f": {'; '.join(absent[:3])}" if absent else ""
     raise DataError(f"there is no table of markers in '{root}'{seen}. {_GET_MARKERS}")
+
+
+def _find_table(root: Path, name: str) -> Path:
+    names = [f"{folder}EMBED_OpenData_{name}{part}.csv" for part in ("", "_reduced") for folder in ("", "tables/")]
+    return find(root, names, _GET)
 
 
 def _file(root: Path, patient: str, dicom: str) -> str:
@@ -112,19 +125,21 @@ def read_embed(directory: str | Path, graph: CausalGraph | str = "embed", *, job
     """
     root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
     shots = open_table(
-        find(root, ["EMBED_OpenData_metadata.csv", "tables/EMBED_OpenData_metadata.csv"], _GET),
+        _find_table(root, "metadata"),
         {
             "anon_dicom_path": "dicom", "empi_anon": "patient", "acc_anon": "exam", "FinalImageType": "kind",
             "ImageLateralityFinal": "laterality", "ViewPosition": "view", "spot_mag": "spot",
         },
-        _GET, numbers=_KEY,
+        _GET, numbers=_KEY, blanks=["spot_mag"], key=["anon_dicom_path"],
     )  # fmt: skip
     exams = open_table(
-        find(root, ["EMBED_OpenData_clinical.csv", "tables/EMBED_OpenData_clinical.csv"], _GET),
+        _find_table(root, "clinical"),
         {"empi_anon": "patient", "acc_anon": "exam", "tissueden": "density", "GENDER_DESC": "gender", "age_at_study": "age"},
         _GET,
         numbers=_KEY,
-    ).drop_duplicates(["patient", "exam"])  # a line for every finding
+        blanks=["tissueden"],
+    )
+    exams = exams.groupby(["patient", "exam"], as_index=False, sort=False).first()  # a line for every finding: what one has first
     rows = Filtered(shots.merge(exams, on=["patient", "exam"], how="left"))
     rows.keep("no 2D image", rows.frame["kind"] == "2D")
     rows.keep("not of a woman", rows.frame["gender"] == "Female")

@@ -3,15 +3,19 @@
     DIR/metadata.csv    or .jsonl, .parquet: `file_name`, relative to DIR, and a column for every attribute of the graph
     DIR/...             the images: PNG, JPEG, TIFF (8 or 16 bits, or numbers from 0 to 1), NPY, DICOM
 
-or a folder a split, `train`, `valid` (or `validation`) and `test`, each with its own table and images.
+or a folder a split, `train`, `valid` and `test` or as they are called there otherwise (`training`, `val`, `dev`, `eval` and so
+on, in any case), each with its own table and images.
 
 This is the layout that Hugging Face's datasets call imagefolder, https://huggingface.co/docs/datasets/image_dataset.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -26,28 +30,49 @@ __all__ = ["is_folder", "read_folder", "split_folder"]
 
 _TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE = "file_name"
+_NAMES = {"train": "train", "training": "train", "validation": "valid", "valid": "valid", "val": "valid", "dev": "valid",
+          "test": "test", "testing": "test", "eval": "test", "evaluation": "test"}  # fmt: skip
 
 
 def _tables(folder: Path) -> list[Path]:
-    return [folder / name for name in _TABLES if (folder / name).is_file()]
+    return [folder / name for name in _TABLES if os.path.isfile(folder / name)]  # False where one may not look
 
 
 def _parts(folder: Path) -> dict[Path, str]:
-    """The folders of splits that have a table of their own, and which split each is."""
-    names = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}
-    return {folder / name: split for name, split in names.items() if _tables(folder / name)}
+    """The folders that are called as a split is, and which split each is."""
+    inside = folder.iterdir() if folder.is_dir() else ()
+    found = [(_NAMES[path.name.lower()], path) for path in inside if path.name.lower() in _NAMES and path.is_dir()]
+    return {path: split for split, path in sorted(found, key=lambda part: (SPLITS.index(part[0]), part[1]))}
+
+
+def _check_parts(folder: Path, parts: Mapping[Path, str]) -> None:
+    """That in a folder without a table no other folder than those of splits has one, and of those all or none."""
+    odd = sorted(path.name for path in folder.iterdir() if path not in parts and _tables(path))
+    if odd:
+        raise DataError(
+            f"folder '{folder}' has a table in {', '.join(odd)}, which is no name of a split: those are {', '.join(_NAMES)}. "
+            "Rename it, move it away, or read it alone."
+        )
+    bare = [path.name for path in parts if not _tables(path)]
+    if bare and len(bare) < len(parts):
+        raise DataError(
+            f"folder '{folder}' has a table for every split but {', '.join(bare)}. Put one there, {' or '.join(_TABLES)}, or "
+            "move that away."
+        )
 
 
 def is_folder(directory: str | Path) -> bool:
     """Whether a directory is a folder of images with its table, or has such a folder a split."""
-    return bool(_tables(Path(directory)) or _parts(Path(directory)))
+    return bool(_tables(Path(directory))) or any(map(_tables, _parts(Path(directory))))
 
 
 def _table(folder: Path, graph: CausalGraph) -> pd.DataFrame:
     """The table of a folder, `file_name` relative to that; of folders of splits theirs, one after another."""
     found = _tables(folder)
     parts = {} if found else _parts(folder)
-    if parts:
+    if not found:
+        _check_parts(folder, parts)
+    if any(map(_tables, parts)):
         tables = [_table(part, graph).assign(split=split) for part, split in parts.items()]
         for part, table in zip(parts, tables, strict=True):
             table[_FILE] = [f"{part.name}/{name}" for name in table[_FILE]]
@@ -66,7 +91,14 @@ def _table(folder: Path, graph: CausalGraph) -> pd.DataFrame:
 
 
 def read_folder(
-    folder: str | Path, graph: CausalGraph, *, index: str = _FILE, rows: int | None = None, resize: bool = False, jobs: int = 4
+    folder: str | Path,
+    graph: CausalGraph,
+    *,
+    index: str = _FILE,
+    rows: int | None = None,
+    resize: bool = False,
+    jobs: int = 4,
+    missing: Literal["refuse", "infer"] = "refuse",
 ) -> Batch:
     """The rows of a folder of images with a table, checked against a graph; an image is decoded when it is asked for.
 
@@ -77,6 +109,7 @@ def read_folder(
         rows: so many, from the first on; all unless told.
         resize: crop and scale images of another size.
         jobs: threads that decode.
+        missing: what is done about missing attributes, see `causalcf.Batch`.
 
     Raises:
         DataError: there is no such folder, or the table does not fit the graph. A file that is missing, damaged, of another size
@@ -92,27 +125,34 @@ def read_folder(
         raise DataError(f"the table has no column '{index}' to name its rows. Columns: {', '.join(map(str, frame.columns))}.")
     node = graph.node(graph.images[0])
     files = ImageFiles(folder, frame[_FILE].astype(str).tolist(), node, read=partial(read_image, resize=resize), jobs=jobs)
-    return Batch(graph, frame.set_index(index), {node.name: files})
+    return Batch(graph, frame.set_index(index), {node.name: files}, missing)
 
 
 def split_folder(
-    folder: str | Path, graph: CausalGraph, *, index: str = _FILE, person: str | None = None, resize: bool = False, jobs: int = 4
+    folder: str | Path,
+    graph: CausalGraph,
+    *,
+    index: str = _FILE,
+    person: str | None = None,
+    resize: bool = False,
+    jobs: int = 4,
+    missing: Literal["refuse", "infer"] = "refuse",
 ) -> Released:
     """The rows of a folder in splits: those of its column `split` (train, valid, test), or 70, 10 and 20 % of the people.
 
     Args:
-        folder, graph, index, resize, jobs: as for `read_folder`.
-        person: the column that says who a row is of, so that nobody is in two splits; without it every row is of somebody else.
+        folder, graph, index, resize, jobs, missing: as for `read_folder`.
+        person: the column that says who a row is of, so that nobody is in two splits; without it, or if it is the index, every
+            row is of somebody else.
 
     Raises:
-        DataError: as `read_folder`, there is no such column, or somebody is in two of the table's own splits.
+        DataError: as `read_folder`, there is no such column, it has a blank, or somebody is in two of the table's own splits.
     """
-    batch = read_folder(folder, graph, index=index, resize=resize, jobs=jobs)
+    batch = read_folder(folder, graph, index=index, resize=resize, jobs=jobs, missing=missing)
     frame = batch.frame
-    if person is not None and person not in frame.columns:
-        raise DataError(
-            f"there is no column '{person}' that says who a row is of. Columns: {', '.join(map(str, frame.columns))}."
-        )
+    person = None if person == index else person
+    if person is not None:
+        _check_named(frame, person)
     dealt = "split" not in frame.columns
     if dealt:
         people = frame.index.to_series() if person is None else frame[person]
@@ -126,4 +166,19 @@ def split_folder(
             person,
             "Correct the column split, drop it to have people dealt out, or do not say who a row is of (person, --person).",
         )
-    return Released(Batch(graph, frame, batch.images), {}, person, dealt, dealt)
+    return Released(Batch(graph, frame, batch.images, missing), {}, person, dealt, dealt)
+
+
+def _check_named(frame: pd.DataFrame, person: str) -> None:
+    """That a column says of every row who it is of."""
+    if person not in frame.columns:
+        raise DataError(
+            f"there is no column '{person}' that says who a row is of. Columns: {', '.join(map(str, frame.columns))}."
+        )
+    blank = frame.index[frame[person].isna() | (frame[person].astype(str).str.strip() == "")]
+    if len(blank):
+        rows = ", ".join(map(str, blank[:5])) + (", ..." if len(blank) > 5 else "")
+        raise DataError(
+            f"column '{person}' has {len(blank)} blanks (rows {rows}), and does not say who these rows are of. "
+            "Fill them, each with a name of its own if they are of different people, or drop the rows."
+        )

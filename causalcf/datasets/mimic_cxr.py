@@ -53,8 +53,9 @@ def _race(root: Path) -> pd.Series:
     table = open_table(path, ["subject_id"], _GET_IV, optional=["race", "ethnicity"], numbers=["subject_id"])
     if len(table.columns) < 2:
         raise DataError(f"'{path}' has no column race (or 'ethnicity', as older releases call it). {_GET_IV}")
-    admissions = table.iloc[:, :2].set_axis(["subject_id", "race"], axis=1).dropna()
-    words = admissions["race"].str.upper().str.split(r"[ /]", regex=True).str[0]
+    race = table.iloc[:, 1:].astype(object).bfill(axis=1).iloc[:, 0]  # the other, where one of the two is blank
+    admissions = table[["subject_id"]].assign(race=race).dropna()
+    words = admissions["race"].astype(str).str.upper().str.split(r"[ /]", regex=True).str[0]
     recorded = admissions.assign(race=words.map(_RACES)).drop_duplicates()
     only = recorded.drop_duplicates("subject_id", keep=False).set_index("subject_id")["race"]
     return only.dropna()
@@ -67,8 +68,9 @@ def _released(root: Path, graph: CausalGraph, jobs: int) -> Released:
         numbers=[*study, "StudyDate"], key=["dicom_id"],
     )  # fmt: skip
     labels = open_table(
-        _table(root, "mimic-cxr-2.0.0-chexpert", _GET), [*study, "Pleural Effusion", "No Finding"], _GET, numbers=study, key=study
-    )
+        _table(root, "mimic-cxr-2.0.0-chexpert", _GET), [*study, "Pleural Effusion", "No Finding"], _GET,
+        numbers=study, blanks=["Pleural Effusion", "No Finding"], key=study,
+    )  # fmt: skip
     patients = open_table(
         _table(root, "patients", _GET_IV, ("", "hosp/", "core/")), ["subject_id", "gender", "anchor_age", "anchor_year"], _GET_IV,
         numbers=["subject_id", "anchor_age", "anchor_year"], key=["subject_id"],
@@ -111,7 +113,7 @@ def _prepared(root: Path, graph: CausalGraph, jobs: int) -> Released:
     for split in SPLITS:
         path = find(root, [f"{split}.csv"], "Prepared tables are train.csv, valid.csv and test.csv.")
         columns = ["path_preproc", "age", "sex_label", "race_label", "disease"]
-        table = open_table(path, columns, "Name its columns so.", optional=["subject_id"])
+        table = open_table(path, columns, "Name its columns so.", optional=["subject_id"], key=["path_preproc"])
         known = table.assign(
             race=_labelled(table["race_label"], tuple(_RACES.values()), path),
             sex=_labelled(table["sex_label"], _SEXES, path),
@@ -125,7 +127,8 @@ def _prepared(root: Path, graph: CausalGraph, jobs: int) -> Released:
     person = "subject_id" if "subject_id" in rows.frame.columns else None
     if person:
         check_people(rows.frame, person, "Correct the tables, or leave the column out if it does not say who a row is of.")
-    return Released(_batch(graph, root, rows.frame.index.to_numpy(), rows.frame, jobs, how=""), rows.dropped, person)
+    names = rows.frame.index.astype(str).to_numpy()
+    return Released(_batch(graph, root, names, rows.frame, jobs, how=""), rows.dropped, person)
 
 
 def _batch(graph: CausalGraph, images: Path, names: np.ndarray, frame: pd.DataFrame, jobs: int, how: str = _GET) -> Batch:

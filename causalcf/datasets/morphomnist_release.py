@@ -24,6 +24,10 @@ from causalcf.graph import CausalGraph, load_graph
 __all__ = ["read_morphomnist"]
 
 _GET = "It is part of DeepSCM's data: https://github.com/biomedia-mira/deepscm."
+_GET_TABLE = (
+    f"{_GET} MNIST itself has none: write it with the columns index (from 0), thickness (pixels) and intensity (grey level), as "
+    "causalcf.rulers measures them; or leave the directory out, and digits that causalcf has are drawn: causalcf fit morphomnist."
+)
 _PADDING = 2
 
 
@@ -33,7 +37,7 @@ def _part(root: Path, part: str) -> tuple[pd.DataFrame, np.ndarray]:
         read_idx(find(root, [f"{part}-{name}-ubyte{suffix}" for suffix in (".gz", "")], _GET), _GET)
         for name in ("images-idx3", "labels-idx1")
     )
-    path = find(root, [f"{part}-morpho.csv"], _GET)
+    path = find(root, [f"{part}-morpho.csv"], _GET_TABLE)
     table = open_table(path, ["index", "thickness", "intensity"], _GET, numbers=["index"])
     if images.ndim != 3 or not len(images) == len(labels) == len(table):
         raise DataError(f"the files of {part} in '{root}' do not belong together: {images.shape}, {labels.shape}, {len(table)}.")
@@ -58,6 +62,9 @@ def read_morphomnist(directory: str | Path, graph: CausalGraph | str = "morphomn
     """
     root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
     (train, digits), (test, others) = _part(root, "train"), _part(root, "t10k")
+    if digits.shape[1:] != others.shape[1:]:
+        sizes = " and ".join(f"{name} {part.shape[1]}x{part.shape[2]}" for name, part in (("train", digits), ("t10k", others)))
+        raise DataError(f"the digits in '{root}' are of different sizes: {sizes}. Get them again. {_GET}")
     split = split_by(train.index.to_series(), {"train": 0.9, "valid": 0.1}, 0)
     frame = pd.concat([train.assign(split=split.to_numpy()), test.assign(split="test")])
     padded = np.pad(np.concatenate([digits, others]), ((0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING)))[:, None]

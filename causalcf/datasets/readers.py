@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from causalcf.batch import Batch
 from causalcf.datasets.celeba import read_celeba, read_celebahq
@@ -22,7 +23,7 @@ from causalcf.image_files import ImageFiles
 if TYPE_CHECKING:
     from causalcf.scm import SCM
 
-__all__ = ["READERS", "check_data", "held_out", "is_study", "open_data", "read_study"]
+__all__ = ["READERS", "check_data", "held_out", "is_study", "look_at_data", "open_data", "read_study"]
 
 READERS: dict[str, Callable[..., Released]] = {
     "celebahq": read_celebahq,
@@ -34,6 +35,7 @@ READERS: dict[str, Callable[..., Released]] = {
     "morphomnist": read_morphomnist,
 }
 _LOOKED_AT = 16  # images of every split that are decoded
+_FITTED = ("train", "judge", "valid")  # the splits that fitting needs
 
 
 def read_study(study: str, directory: str | Path, graph: CausalGraph | None = None, *, jobs: int = 4) -> Released:
@@ -74,14 +76,20 @@ def _refuse_of_folder(study: str, directory: str | Path, asked: object) -> None:
 
 
 def open_data(
-    graph: CausalGraph, directory: str | Path, *, index: str | None = None, person: str | None = None, resize: bool = False
+    graph: CausalGraph,
+    directory: str | Path,
+    *,
+    index: str | None = None,
+    person: str | None = None,
+    resize: bool = False,
+    missing: Literal["refuse", "infer"] = "refuse",
 ) -> Released:
     """The data in a directory in splits: a folder of images with its table, or a study's data as released.
 
     Args:
         graph: whose name tells the study, if there is no `metadata` table in the directory.
         directory: where they are.
-        index, person, resize: of a folder, see `causalcf.datasets.folder.split_folder`.
+        index, person, resize, missing: of a folder, see `causalcf.datasets.folder.split_folder`.
 
     Raises:
         DataError: it is neither, or something in it is missing or damaged.
@@ -89,11 +97,17 @@ def open_data(
     if is_study(graph, directory):
         _refuse_of_folder(graph.name, directory, index or person)
         return read_study(graph.name, directory, graph)
-    return split_folder(directory, graph, index=index or "file_name", person=person, resize=resize)
+    return split_folder(directory, graph, index=index or "file_name", person=person, resize=resize, missing=missing)
 
 
 def held_out(
-    scm: SCM, directory: str | Path, *, split: str | None = None, index: str | None = None, resize: bool = False
+    scm: SCM,
+    directory: str | Path,
+    *,
+    split: str | None = None,
+    index: str | None = None,
+    resize: bool = False,
+    missing: Literal["refuse", "infer"] = "refuse",
 ) -> Batch:
     """The rows of a directory that a model was not fitted to, dealt out as they were for fitting; images stay on disk.
 
@@ -104,6 +118,7 @@ def held_out(
             own and the model was not fitted to them.
         index: of a folder, the column that names a row; as in fitting unless told.
         resize: of a folder, crop and scale images of another size; as in fitting unless told.
+        missing: of a folder, what is done about missing attributes, see `causalcf.Batch`.
 
     Raises:
         DataError: something in the directory is missing or damaged, there is no such split, or the rows would be dealt out
@@ -116,6 +131,7 @@ def held_out(
         index=index or made.get("index"),
         person=made.get("person"),
         resize=resize or bool(made.get("resize")),
+        missing=missing,
     )
     part = split or ("test" if made.get("dealt") or not released.dealt else "all")
     if part == "all":
@@ -129,24 +145,42 @@ def held_out(
     return released.split(part)
 
 
-def _check_files(images: Any) -> None:
-    """That every image of a batch is there."""
-    absent = images.missing() if isinstance(images, ImageFiles) else []
-    if absent:
-        try:
-            images.read(images.root / absent[0], images.node)
-        except DataError as error:
-            raise DataError(
-                f"{len(absent)} of {len(images)} images are missing: {error} Or take their rows out of the table."
-            ) from error
+def _tell_missing(images: ImageFiles, absent: Sequence[str]) -> str:
+    """How many images are not there, and how they can be got."""
+    try:
+        images.read(images.root / absent[0], images.node)
+    except DataError as error:
+        return f"{len(absent)} of {len(images)} images are missing: {error} Or take their rows out of the table."
+    return f"{len(absent)} of {len(images)} images were missing, and some of them have come since. Look again."
+
+
+def _has_rows(found: Released, split: str) -> bool:
+    try:
+        return bool(len(found.split(split)))
+    except DataError:
+        return False
 
 
 def check_data(
     study: str, directory: str | Path, *, every: bool = False, person: str | None = None, resize: bool = False
 ) -> dict[str, Any]:
-    """What is in a directory of data: rows by split, what filters dropped, how attributes are distributed.
+    """As `look_at_data`, where every image must be there.
 
-    Every image must be there; the first of every split, and as many from all over it, are decoded.
+    Raises:
+        DataError: as `look_at_data`, or an image is missing.
+    """
+    told = look_at_data(study, directory, every=every, person=person, resize=resize)
+    if told["missing"]:
+        raise DataError(told["missing"])
+    return told
+
+
+def look_at_data(
+    study: str, directory: str | Path, *, every: bool = False, person: str | None = None, resize: bool = False
+) -> dict[str, Any]:
+    """What is in a directory of data: rows by split, what filters dropped, how attributes are distributed, what is missing.
+
+    Of the images that are there the first of every split, and as many from all over it, are decoded.
 
     Args:
         study: its name; or a graph, by name or as a file, where the directory is a folder of images with its table.
@@ -155,7 +189,7 @@ def check_data(
         person, resize: of a folder, see `causalcf.datasets.folder.split_folder`.
 
     Raises:
-        DataError: a file, a column or an image is missing, or an image is damaged.
+        DataError: a file or a column is missing, or an image is damaged.
     """
     if _is_released(study, directory):
         _refuse_of_folder(study, directory, person or resize)
@@ -163,10 +197,12 @@ def check_data(
     else:
         found = split_folder(directory, load_graph(study), person=person, resize=resize)
     graph, frame = found.batch.graph, found.batch.frame
-    _check_files(found.batch.images[graph.images[0]])
+    images = found.batch.images[graph.images[0]]
+    absent = images.missing() if isinstance(images, ImageFiles) else []
+    there = ~pd.Index(images.names).isin(absent) if absent else np.ones(len(frame), dtype=bool)
     seen = 0
-    for split in frame["split"].unique():
-        part = found.batch.rows(np.flatnonzero(frame["split"] == split))
+    for split in frame.loc[there, "split"].unique():
+        part = found.batch.rows(np.flatnonzero((frame["split"] == split) & there))
         places = np.unique(np.r_[: min(_LOOKED_AT, len(part)), np.linspace(0, len(part) - 1, _LOOKED_AT).astype(int)])
         for some in np.array_split(np.arange(len(part)), -(-len(part) // 256)) if every else [places]:
             seen += len(part.images[graph.images[0]][some])
@@ -179,4 +215,5 @@ def check_data(
             attributes[name] = {"mean": float(column.mean()), "least": float(column.min()), "most": float(column.max())}
     splits = {str(name): int(count) for name, count in frame["split"].value_counts().items()}
     return {"study": study, "splits": splits, "dropped": dict(found.dropped), "attributes": attributes, "images": len(frame),
-            "images_decoded": seen}  # fmt: skip
+            "images_decoded": seen, "images_missing": len(absent), "missing": _tell_missing(images, absent) if absent else None,
+            "splits_lacking": [name for name in _FITTED if not _has_rows(found, name)]}  # fmt: skip

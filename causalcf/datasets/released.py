@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["SPLITS", "Filtered", "Released", "as_numbers", "check_people", "find", "open_table", "split_by", "spread"]
 
 SPLITS = ("train", "valid", "test")
-_JUDGED = 0.2  # of the people of the training split, to train judges
+_JUDGED = 0.2  # of the people of the training split (of its rows, if nothing says who they are of), to train judges
+_CORRECT = "Correct that row, or take it out."
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Released:
 
     def split(self, name: str) -> Batch:
         """The rows of one split; `judge` are those of a fifth of the people of the training split, whom `train` is without.
+
+        Where no column says who a row is of, it is a fifth of the rows, and a person of several may be on both sides.
 
         Raises:
             DataError: there is no such split, or it has no rows.
@@ -114,6 +117,7 @@ def open_table(
     *,
     optional: Sequence[str] = (),
     numbers: Sequence[str] = (),
+    blanks: Sequence[str] = (),
     key: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Some columns of a table, under names of ours where a mapping is given.
@@ -124,6 +128,7 @@ def open_table(
         how: the file can be got.
         optional: columns that are given too where they are there.
         numbers: columns, by their names in the file, that hold whole numbers and nothing else.
+        blanks: the same of columns that hold numbers or nothing.
         key: columns, by their names in the file, that tell a line from every other.
 
     Raises:
@@ -135,6 +140,10 @@ def open_table(
         raise DataError(f"'{path}' has no column {', '.join(absent)}. It has: {', '.join(map(str, frame.columns[:30]))}. {how}")
     found = frame[[*columns, *(name for name in optional if name in frame.columns)]]
     found = found.assign(**{name: as_numbers(found[name], path, whole=True) for name in numbers})
+    found = found.assign(**{name: as_numbers(found[name], path, blank=True) for name in blanks})
+    for name in key:
+        if found[name].isna().any():
+            raise DataError(f"'{path}' has nothing for {name} in row {found[name].isna().idxmax()}. {_CORRECT}")
     if key:
         found = found.drop_duplicates()
         twice = found[found.duplicated(list(key))]
@@ -144,19 +153,18 @@ def open_table(
     return found.rename(columns=dict(columns)) if isinstance(columns, Mapping) else found
 
 
-def as_numbers(column: pd.Series, path: Path, *, whole: bool = False) -> pd.Series:
-    """A column as numbers, (row,), float64; whole ones int64.
+def as_numbers(column: pd.Series, path: Path, *, whole: bool = False, blank: bool = False) -> pd.Series:
+    """A column as numbers, (row,), float64; whole ones int64; `blank` lets a row have none, NaN.
 
     Raises:
         DataError: a row has none, or something else.
     """
     numbers = pd.to_numeric(column, errors="coerce")
-    odd = column[~np.isfinite(numbers) | (whole & (numbers % 1 != 0))]
+    odd = column[(~np.isfinite(numbers) | (whole & (numbers % 1 != 0))) & ~(blank & column.isna())]
     if len(odd):
         what = "nothing" if pd.isna(odd.iloc[0]) else f"'{odd.iloc[0]}'"
         raise DataError(
-            f"'{path}' has {what} for {column.name} in row {odd.index[0]}: it is a {'whole ' if whole else ''}number. "
-            "Correct that row, or take it out."
+            f"'{path}' has {what} for {column.name} in row {odd.index[0]}: it is a {'whole ' if whole else ''}number. {_CORRECT}"
         )
     return numbers.astype(np.int64 if whole else float)
 

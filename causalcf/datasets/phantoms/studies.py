@@ -14,9 +14,11 @@ counterfactual is the same drawing under other values: `Phantom.true_counterfact
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,38 @@ _ORIGINALS = "/mnt/NAS2/mammo/anon_dicom/cohort_1"  # where EMBED's tables say t
 _VIEWS = [(side, view) for side in "LR" for view in ("CC", "MLO")]
 Asked = Mapping[str, pd.Series]
 Drawn = tuple[Any, "NDArray[np.uint8]"]  # what a row is called, and its picture, (channel, size, size)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the rows of a phantom are called: of which type, by which pattern, in words."""
+
+    kind: type
+    pattern: str
+    words: str
+
+    def check(self, ids: pd.Index | Sequence[Any], study: str) -> pd.Index:
+        """The ids, if every row could be called so."""
+        try:
+            index = pd.Index(ids).infer_objects()
+        except (TypeError, ValueError):
+            raise DataError(f"ids={ids!r} is no list of what rows are called. Give one: [{ids!r}].") from None
+        if not len(index):
+            raise DataError(f"there are no ids. Name a row or more: those of the phantom of {study} are called {self.words}.")
+        odd = [name for name in index if not isinstance(name, self.kind) or not re.fullmatch(self.pattern, str(name))]
+        if odd:
+            raise DataError(f"no row of the phantom of {study} is called {odd[0]!r}. Rows are called {self.words}.")
+        return index
+
+
+_FACE = _Form(Integral, r"[0-9]+", "by whole numbers from 0 on, as 0, 1, 2")
+_CHEST = _Form(str, r"[0-9]+-[0-9]+-phantom", "PATIENT-STUDY-phantom, as '10000000-50000000-phantom'")
+_BREAST = _Form(str, r"[0-9]+\.[LR]\.(CC|MLO)", "PATIENT.SIDE.VIEW, as '20000000.L.CC'")
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise DataError(f"{name}={value!r} is no whole number from {least} on. Give one.")
 
 
 def _uniform(seed: int, index: pd.Index, name: str) -> NDArray[np.float64]:
@@ -271,6 +305,7 @@ class Phantom:
     _pictures: Callable[[int, pd.DataFrame, int], NDArray[np.uint8]]
     _write: Callable[[Path, pd.DataFrame, Iterator[Drawn]], None]
     _lossy: bool
+    _form: _Form
 
     def attributes(self, ids: pd.Index | Sequence[Any], do: Do | None = None) -> pd.DataFrame:
         """The attributes of rows by what they are called, under an intervention or without.
@@ -281,9 +316,9 @@ class Phantom:
 
         Raises:
             GraphError: `do` names something that is no attribute of the study's graph.
-            DataError: a value is no label of its node, or outside its support.
+            DataError: no row is called so, or a value is no label of its node, or outside its support.
         """
-        index = pd.Index(ids)
+        index = self._form.check(ids, self.graph.name)
         factual = self._attributes(self.seed, index, {})
         asked = resolve(self.graph, do or {}, factual, seed=self.seed)
         policies = [name for name, value in asked.items() if isinstance(value, Policy)]
@@ -294,6 +329,7 @@ class Phantom:
 
     def images(self, frame: pd.DataFrame) -> NDArray[np.uint8]:
         """The pictures of such rows as the reader gives them, uint8 (row, channel, size, size)."""
+        self._form.check(frame.index, self.graph.name)
         side = max((self.graph.node(self.graph.images[0]).shape or (1, self.size))[1:])
         pictures = [pixels for _, pixels in _drawn(frame, self._picture)]
         read = [_scaled(_from_jpeg(_jpeg(pixels)) if self._lossy else pixels, side) for pixels in pictures]
@@ -304,6 +340,7 @@ class Phantom:
 
     def batch(self, rows: int) -> Batch:
         """So many rows, in memory."""
+        _check_whole("rows", rows, 1)
         frame = self.attributes(self._names(rows))
         return Batch(self.graph, frame, {self.graph.images[0]: self.images(frame)})
 
@@ -322,8 +359,9 @@ class Phantom:
             progress: show how far it is.
 
         Raises:
-            DataError: the directory is there already and not empty.
+            DataError: the directory is there already and not empty, or there are no rows to write.
         """
+        _check_whole("rows", rows, 1)
         out = Path(directory)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"'{out}' is there already. Give a new directory: a phantom is not mixed with other data.")
@@ -340,12 +378,14 @@ class Phantom:
         return out
 
 
-_KINDS: dict[str, tuple[int, Any, Any, Any, Any, bool]] = {
-    "celebahq": (64, _face_names, partial(_face_attributes, True), partial(_face_pictures, True), _write_faces, True),
-    "celebahq_dependent": (64, _face_names, partial(_face_attributes, False), partial(_face_pictures, False), _write_faces, True),
-    "mimic_cxr": (192, _chest_names, _chest_attributes, _chest_pictures, _write_chests, True),
-    "embed": (192, _breast_names, _breast_attributes, _breast_pictures, _write_breasts, False),
-}
+_KINDS: dict[str, tuple[int, Any, Any, Any, Any, bool, _Form]] = {
+    "celebahq": (64, _face_names, partial(_face_attributes, True), partial(_face_pictures, True), _write_faces, True, _FACE),
+    "celebahq_dependent": (
+        64, _face_names, partial(_face_attributes, False), partial(_face_pictures, False), _write_faces, True, _FACE,
+    ),
+    "mimic_cxr": (192, _chest_names, _chest_attributes, _chest_pictures, _write_chests, True, _CHEST),
+    "embed": (192, _breast_names, _breast_attributes, _breast_pictures, _write_breasts, False, _BREAST),
+}  # fmt: skip
 PHANTOMS = tuple(_KINDS)
 
 
@@ -359,10 +399,11 @@ def phantom(study: str, *, seed: int = 0, size: int | None = None, read_at: int 
         read_at: pixels a side to which the reader scales them; as they are drawn unless told.
 
     Raises:
-        DataError: there is no such phantom.
+        DataError: there is no such phantom, or the seed is no whole number from 0 on.
     """
     if study not in _KINDS:
         raise DataError(f"there is no phantom of '{study}'. Phantoms are: {', '.join(PHANTOMS)}.")
+    _check_whole("seed", seed, 0)
     usual, *parts = _KINDS[study]
     size = size or usual
     return Phantom(load_graph(study).resized(read_at or size), size, seed, *parts)
