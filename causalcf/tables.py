@@ -108,6 +108,10 @@ def as_states(frame: pd.DataFrame, graph: CausalGraph | None) -> pd.DataFrame:
 
 def _read_text(path: Path, separator: str, labels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """A CSV or TSV file. A word that pandas takes for a missing value, such as NA, is a label where it is among these."""
+    head = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
+    twice = head[head.duplicated() & (head != "")]  # pandas would call the second by another name
+    if len(twice):
+        raise ValueError(f"two columns are called '{twice.iloc[0]}': rename one of them, or take it out")
     frame = pd.read_csv(path, sep=separator, low_memory=False, dtype=dict.fromkeys(labels, str))
     gaps = [name for name in labels if name in frame.columns and frame[name].isna().any()]
     if gaps:

@@ -138,3 +138,12 @@ def test_an_index_is_kept_beside_a_column_of_its_name(tmp_path, suffix):
     frame = frame.rename(columns={"index": "id"}).rename_axis("id")
     back = read_table(write_table(frame, tmp_path / f"t.{suffix}"))
     assert (back.index if suffix == "parquet" else back["id_2"]).tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(("name", "separator"), [("t.csv", ","), ("t.tsv", "\t"), ("t.csv.gz", ",")])
+def test_two_columns_of_one_name_are_refused_by_name(tmp_path, name, separator):
+    pd.DataFrame([[1, 2, 3]], columns=["age", "sex", "age"]).to_csv(tmp_path / name, index=False, sep=separator)
+    with pytest.raises(DataError, match=rf"the table '.*{name}': two columns are called 'age': rename one of them"):
+        read_table(tmp_path / name)
+    pd.DataFrame([[1, 2, 3]], columns=["age", "", ""]).to_csv(tmp_path / name, index=False, sep=separator)
+    assert len(read_table(tmp_path / name)) == 1  # without names they are nobody's
