@@ -404,7 +404,7 @@ def reproduce(
         batch: held-out rows with images.
         weights: of guidance; 1 is the plain conditional.
         forms: of decoupled guidance.
-        adjusted: whether to ask under APG, CFG++ and single weights as well.
+        adjusted: whether to ask under APG, CFG++ (with no guidance by its own steps) and single weights as well.
         seeds: each asks rows of its own, as long as there are enough.
         rows: a seed. Rows that several seeds ask, where there are not enough, count as one where intervals are drawn.
         again_rows: the first of them, of every seed, go there and back.
