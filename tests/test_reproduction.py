@@ -608,6 +608,14 @@ def test_rows_that_every_seed_asks_are_drawn_as_a_whole():
     once = _table(alone, [rows])[ends]
     assert np.allclose(_table(twice, [rows, rows])[ends], once, rtol=1e-12)  # asked twice, they tell no more
     assert not np.allclose(_table(twice, [rows, other])[ends], once, rtol=0.01)
+    both = evidence("CFG", [(1.0, -3, *drawn[:3]), (2.0, 1, *drawn[1:])]) | evidence(
+        "DCFG nested", [(1.0, -3, *drawn[:3]), (2.0, 0, *drawn[:3])]
+    )
+    again = {key: [*seeds, *seeds] for key, seeds in both.items()}
+    compared = [at_equal_target(both), at_equal_target(again, np.tile(rows, 2)), at_equal_target(again)]
+    numbers = [table.drop(columns=["do", "rule"]).to_numpy(float) for table in compared]
+    assert np.allclose(numbers[1], numbers[0], rtol=1e-12)
+    assert not np.allclose(numbers[2], numbers[0], rtol=0.01)
 
 
 def test_results_tell_how_many_different_rows_were_asked(shipped, held_out):
