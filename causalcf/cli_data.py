@@ -59,7 +59,11 @@ def _print(found: Mapping[str, Any]) -> None:
     for name, told in found["attributes"].items():
         words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in told.items())
         typer.echo(f"{name}: {', '.join(words)}")
-    rest = "" if found["images_decoded"] == found["images"] else ", some of every split; --every decodes all"
+    rest = (
+        ""
+        if found["images_decoded"] == found["images"] - found["images_missing"]
+        else ", some of every split; --every decodes all"
+    )
     typer.echo(f"decoded {found['images_decoded']} of {found['images']} images{rest}; what was looked at can be read")
     if found["images_missing"]:
         typer.echo(f"missing {found['images_missing']} of {found['images']} images")

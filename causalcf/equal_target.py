@@ -47,12 +47,14 @@ class _Line:
     """What a rule gives by rising weight, of one sample of the rows.
 
     Attributes:
+        weight: of guidance, (weight,).
         target: the reading of what was asked, (weight,).
         off: of each attribute that must stay how far its reading is off on average, with the sign, (weight, attribute).
         each: the same of the absolute value, (weight, attribute).
         back: (weight,).
     """
 
+    weight: NDArray[np.float64]
     target: NDArray[np.float64]
     off: NDArray[np.float64]
     each: NDArray[np.float64]
@@ -64,9 +66,18 @@ class _Line:
             start, step = self.target[place], self.target[place + 1] - self.target[place]
             share = 0.0 if start == target else (target - start) / step if step else np.nan
             if 0 <= share <= 1:
-                off, each, back = (of[place] + share * (of[place + 1] - of[place]) for of in (self.off, self.each, self.back))
-                return {"off target": float(np.abs(off).mean()), "each image": float(each.mean()), "back": float(back)}
+                return self._between(place, share)
         return _UNKNOWN
+
+    def without_guidance(self) -> dict[str, float]:
+        """By quantity, at weight 1."""
+        places = np.flatnonzero(self.weight[:-1] == 1), np.flatnonzero(self.weight[1:] == 1)
+        return next((self._between(int(at[0]), end) for at, end in zip(places, (0.0, 1.0), strict=True) if len(at)), _UNKNOWN)
+
+    def _between(self, place: int, share: float) -> dict[str, float]:
+        """By quantity, at a share of the way from one weight to the next."""
+        off, each, back = (of[place] + share * (of[place + 1] - of[place]) for of in (self.off, self.each, self.back))
+        return {"off target": float(np.abs(off).mean()), "each image": float(each.mean()), "back": float(back)}
 
 
 def _common(mine: _Line, other: _Line) -> float:
@@ -106,7 +117,7 @@ def _means(parts: Sequence[Measured], samples: NDArray[np.int64], starts: NDArra
 def _lines(evidence: Evidence, samples: NDArray[np.int64]) -> dict[tuple[str, str], list[_Line]]:
     """By intervention and rule, if there are several weights, a line for every sample."""
     points: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
-    for (rule, _, label), seeds in sorted(evidence.items(), key=lambda item: item[0][1]):
+    for (rule, weight, label), seeds in sorted(evidence.items(), key=lambda item: item[0][1]):
         measures = list(zip(*seeds, strict=True))  # of each a tuple over seeds
         known = any(parts[0].measure in EXCESS for parts in measures)
         read = [parts for parts in measures if parts[0].measure in (EXCESS if known else COMPARED)]
@@ -117,6 +128,7 @@ def _lines(evidence: Evidence, samples: NDArray[np.int64]) -> dict[tuple[str, st
         starts = np.cumsum([0, *(one.n for one in asked[:-1])])
         back = next(parts for parts in measures if parts[0].measure == "reversibility")
         point = (
+            np.full(len(samples), weight),
             _sign(asked[0].measure) * _means(asked, samples, starts),
             np.stack([_means(parts, samples, starts) for parts in rest], axis=1),
             np.stack([_means(parts, samples, starts, size=True) for parts in rest], axis=1),
@@ -128,8 +140,8 @@ def _lines(evidence: Evidence, samples: NDArray[np.int64]) -> dict[tuple[str, st
 
 def _of_samples(points: Sequence[tuple[Any, ...]]) -> list[_Line]:
     """From the quantities of every weight, each with the samples first, a line for every sample."""
-    target, off, each, back = (np.stack(of, axis=1) for of in zip(*points, strict=True))
-    return [_Line(*numbers) for numbers in zip(target, off, each, back, strict=True)]
+    by_sample = [np.stack(of, axis=1) for of in zip(*points, strict=True)]
+    return [_Line(*numbers) for numbers in zip(*by_sample, strict=True)]
 
 
 def at_equal_target(evidence: Evidence, groups: NDArray[np.int64] | None = None) -> pd.DataFrame:
@@ -157,7 +169,7 @@ def at_equal_target(evidence: Evidence, groups: NDArray[np.int64] | None = None)
             continue
         target, here, there, ratios = _compared(line, base[0])
         samples = [_compared(*pair)[3] for pair in zip(again[label, rule], again[label, "CFG"], strict=True)]
-        neutral = base[0].at(float(base[0].target[0])) if ("CFG", 1.0, label) in evidence else _UNKNOWN
+        neutral = base[0].without_guidance()
         row = {"do": label, "rule": rule, "target": target}
         for name, ratio in QUANTITIES.items():
             spread = [sample[ratio] for sample in samples if np.isfinite(sample[ratio])]

@@ -113,10 +113,11 @@ class Measured:
 
         Where all labels are read right, every sample is as sure as the last. What happens in a larger share of rows than `unseen`
         would have been seen in one of these, but for one time in forty: C. J. Clopper, E. S. Pearson, "The use of confidence or
-        fiducial limits illustrated in the case of the binomial", 1934, https://doi.org/10.1093/biomet/26.4.404.
+        fiducial limits illustrated in the case of the binomial", 1934, https://doi.org/10.1093/biomet/26.4.404. Not so of what
+        rounds of composition leave as it was, bit for bit: that is no chance.
         """
         low, high = interval(self.statistic, self.value, samples)
-        if self.unit in _ENDS and not np.ptp(self.value):
+        if self.unit in _ENDS and not self.measure.startswith("composition") and not np.ptp(self.value):
             unseen = 1 - 0.025 ** (1 / drawn_apart(samples))
             least, most = _ENDS[self.unit]
             low, high = low - unseen * (low - least), high + unseen * (most - high)

@@ -394,12 +394,12 @@ def reproduction_figure(points: pd.DataFrame, *, study: str = "") -> Figure:
     """
     labels = list(dict.fromkeys(points["do"]))
     width, height, left, head, gap = 2.6, 2.1, 0.8, 0.3 if study else 0.0, 0.62
-    top = head + 0.72
+    top = head + 0.86
     page = _Page(left + len(labels) * (width + gap), top + 2 * (height + gap) + 0.1)
     page.text(left, 0.28, study, 12, fontweight="bold")
     for column, label in enumerate(labels):
         x = left + column * (width + gap)
-        page.text(x, head + 0.5, f"do({label})", 10, fontweight="bold")
+        page.text(x, head + 0.64, f"do({label})", 10, fontweight="bold")
         upper, lower = page.axes(x, top, width, height), page.axes(x, top + height + gap, width, height)
         here, several = points[points["do"] == label], label != "all"
         for rule, line in here.groupby("rule", sort=False):
@@ -444,9 +444,9 @@ def reproduction_figure(points: pd.DataFrame, *, study: str = "") -> Figure:
             lower.legend(fontsize=6.5, frameon=False)
     page.text(
         left,
-        head + 0.24,
-        "readings: log odds of judges (of numbers errors, standard deviations), from the true counterfactual's (where it is not "
-        "known, the real image's); x with APG, + with CFG++ (grey: none, by its steps)",
+        head + 0.37,
+        "readings: log odds of judges (of numbers errors, standard deviations), from the true counterfactual's\n"
+        "(where it is not known, the real image's); x with APG, + with CFG++ (grey: none, by its steps)",
         8,
         color=QUIET,
     )

@@ -738,7 +738,8 @@ def _how(report: AuditReport) -> _Html:
     settings["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
     rows = [[str(name), _say(value)] for name, value in settings.items()]
     intervals = (
-        "An interval is the middle 95 % of the means of bootstrap samples of the rows. It says how much the number depends "
+        "An interval is the middle 95 % of the means of bootstrap samples of the rows; of a share to which all rows agree, the "
+        "exact one. It says how much the number depends "
         "on which rows were drawn, not how much it would change with another training run."
     )
     return _section(

@@ -100,7 +100,7 @@ class Reproduction:
 
     def __str__(self) -> str:
         """Where rules show what was asked as well as classifier-free guidance does, in a table for a terminal."""
-        if not np.isfinite(self.equal["target"]).any():
+        if not self.equal["target"].notna().any():
             return "At none of these weights does another rule show what was asked as well as classifier-free guidance does."
         heads = {
             "do": "do", "rule": "rule", "off target": "moved", "off target, CFG": "CFG", "off target, no guidance": "nothing",

@@ -18,7 +18,7 @@
     support               interventions whose attributes are like no row's of the data               the floor
     evaluations           passes of the image's network                                              low
 
-Every number is a statistic of rows with a bootstrap interval; its floor is what real images score, its ceiling what a method that
+Every number is a statistic of rows with an interval; its floor is what real images score, its ceiling what a method that
 does not look scores, its truth what the true counterfactuals score.
 
 M. Monteiro, F. De Sousa Ribeiro, N. Pawlowski, D. C. Castro, B. Glocker, "Measuring axiomatic soundness of counterfactual image
@@ -421,7 +421,7 @@ def audit(
     settings = _settings(
         scm, judges, seed=seed, rows=len(batch), interventions="given" if interventions else sampler, groups=groups,
         rounds=list(rounds), cycles=list(cycles), again_rows=again_rows,
-        intervals=f"95 % percentile bootstrap over {groups or 'rows'}",
+        intervals=f"95 % percentile bootstrap over {groups or 'rows'}, exact of a share to which all agree",
     )  # fmt: skip
     told = {"preset": preset, "weights": weights, "by": list(by), "scan": scan, "fail_on": list(fail_on)}
     settings |= {name: value for name, value in told.items() if value}

@@ -1,12 +1,14 @@
 """Statistics of weighted rows: against libraries and closed forms, and under resampling."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import linalg, stats
 from sklearn.metrics import f1_score, roc_auc_score
 
+from causalcf.errors import DataError
 from causalcf.measures import Measured
-from causalcf.metrics import STATISTICS, interval, resamples
+from causalcf.metrics import STATISTICS, check_groups, interval, resamples
 
 
 @pytest.fixture
@@ -95,5 +97,14 @@ def test_where_all_rows_are_right_the_interval_is_the_exact_one_of_a_share(unit,
 def test_where_no_row_changed_a_gain_and_a_loss_are_equally_possible():
     one = Measured("amplification", np.zeros(64), unit="point of accuracy", scale=100.0)
     assert one.interval(resamples(64, seed=0)) == pytest.approx((-5.601, 5.601), abs=1e-3)  # 100 (1 - .025^(1/64))
-    exact = Measured("composition.1", np.zeros(64), unit="pixel")
-    assert exact.interval(resamples(64, seed=0)) == (0.0, 0.0)  # of a distance, what it may be is not known
+    for unit in ("pixel", "percent of rows"):  # of a distance what it may be is not known; and what is copied is no chance
+        assert Measured("composition.1", np.zeros(64), unit=unit).interval(resamples(64, seed=0)) == (0.0, 0.0)
+
+
+def test_groups_are_those_of_a_column_that_names_them_all():
+    rows = pd.DataFrame({"patient": ["a", " ", None], "site": [1, 2, 3]})
+    check_groups(rows, "site")
+    with pytest.raises(DataError, match=r"column 'patient' has 2 missing values, .* Fill them, drop the rows, or go without"):
+        check_groups(rows, "patient")
+    with pytest.raises(DataError, match=r"no column .person. to group by\. Columns are: patient, site"):
+        check_groups(rows, "person")

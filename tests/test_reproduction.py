@@ -128,6 +128,11 @@ def test_rules_are_compared_where_they_show_the_same():
     assert (row["off target"], row["off target, CFG"], row["ratio"]) == pytest.approx((0.4, 3.0, 0.4 / 3))
     assert (row["back"], row["back, CFG"], row["back ratio"]) == pytest.approx((2.0, 6.0, 1 / 3))
     assert (row["off target, no guidance"], row["back, no guidance"]) == (0.0, 1.0)
+    less = evidence("CFG", [(0.5, -4, 5.0, 5.0, 7.0)])
+    assert at_equal_target({**less, **CFG, **mine}).iloc[0]["back, no guidance"] == 1.0  # that of weight 1, not of the lowest
+    last = {key: seeds for key, seeds in {**less, **CFG, **mine}.items() if key[1] <= 1 or key[0] != "CFG"}
+    assert at_equal_target(last).iloc[0]["back, no guidance"] == 1.0
+    assert np.isnan(at_equal_target({key: CFG[key] for key in list(CFG)[1:]} | mine).iloc[0]["back, no guidance"])
 
 
 def test_rules_are_compared_where_they_show_what_is_true_and_not_beyond():
@@ -581,6 +586,7 @@ def test_intervals_draw_the_groups_of_a_column_as_a_whole(shipped, held_out):
     assert error[0]["low"] != error[1]["low"]
     assert together.settings == alone.settings | {"groups": "writer"}
     assert "over rows, which are drawn by `writer`" in together.to_markdown()
+    assert "At none of these weights" in str(together)  # of one weight there is nothing to compare
     with pytest.raises(ccf.DataError, match="no column 'patient' to group by"):
         reproduce(shipped, some, **asked, groups="patient")
 

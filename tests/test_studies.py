@@ -178,6 +178,8 @@ def test_what_no_row_can_be_has_no_true_counterfactual(do, told):
         ("mimic_cxr", [10000000], "is called 10000000."),
         ("embed", [20000000], "is called 20000000. Rows are called PATIENT.SIDE.VIEW, as '20000000.L.CC'."),
         ("embed", ["20000000.L.CC", "20000000.B.CC", "x"], "is called '20000000.B.CC'."),
+        ("embed", ["5.L.CC"], "is called '5.L.CC'."),
+        ("mimic_cxr", ["1-2-phantom"], "is called '1-2-phantom'."),
         ("celebahq", 5, "ids=5 is no list of what rows are called. Give one: [5]."),
         ("mimic_cxr", "10000000-50000000-phantom", "Give one: ['10000000-50000000-phantom']."),
         ("embed", [], "there are no ids. Name a row or more: those of the phantom of embed are called PATIENT.SIDE.VIEW"),
@@ -563,10 +565,21 @@ def test_the_people_of_celebahq_are_those_of_the_photographs_it_was_made_from(wr
     assert not people_of(found.split("judge")) & people_of(found.split("train"))
 
 
-def test_celebahq_one_level_too_deep_is_told_to_be_looked_for_above(written):
+def test_celebahq_one_level_too_deep_is_told_to_be_looked_for_above(written, tmp_path):
     root = written["celebahq"]
-    with pytest.raises(ccf.DataError, match=rf"give the directory above, '{re.escape(str(root.resolve()))}', in which this one"):
+    with pytest.raises(ccf.DataError, match=rf"is here: give the directory above, '{re.escape(str(root.resolve()))}'\."):
         read_study("celebahq", root / "CelebAMask-HQ")
+    (tmp_path / "faces" / "CelebA-HQ-img").mkdir(parents=True)
+    with pytest.raises(ccf.DataError, match=r"is here: call this one CelebAMask-HQ, and give the directory above, '"):
+        read_study("celebahq", tmp_path / "faces")
+
+
+def test_a_text_of_celeba_may_begin_with_a_mark_of_its_order_of_bytes(written, tmp_path):
+    root = tables_of(written, "celebahq", tmp_path)
+    frame = read_study("celebahq", root).batch.frame
+    path = root / "list_eval_partition.txt"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_study("celebahq", root).batch.frame.equals(frame)
 
 
 def test_a_label_of_a_face_takes_a_byte(written, tmp_path):
@@ -743,6 +756,9 @@ def test_a_partial_download_is_looked_at_before_what_is_missing_is_told(written,
     assert err.startswith(f"error: {told}")
     for line in ("dropped 0: no entry in", "train 32, ", "Smiling: 0 ", "missing 6 of 40 images"):
         assert f"\n{line}" in f"\n{out}"
+    assert "; --every decodes all" in out
+    assert main(["data", "check", "celebahq", str(root), "--every"]) == 2
+    assert "decoded 34 of 40 images; what" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("gone", "lacking"), [("1", ["valid"]), ("0", ["train", "judge"]), ("2", [])])
@@ -923,6 +939,8 @@ def test_tables_of_embed_may_be_as_its_bucket_has_them(written, tmp_path):
     (root / "tables/EMBED_OpenData_metadata.csv").rename(root / "EMBED_OpenData_metadata_reduced.csv")
     for folder in (root, root / "tables"):
         (folder / "._markers.csv").write_bytes(b"\0\x05\x16\x07\0\xff")  # as macOS leaves beside a file
+        (folder / "A legend.csv").write_text("name,name\n")  # of something else, which nobody needs to read
+        (folder / "markers, a legend.csv").write_bytes(b"\xff\xfe\xfd")
     assert read_study("embed", root).batch.frame.equals(frame)
     exams = pd.read_csv(root / "tables/EMBED_OpenData_clinical_reduced.csv")
     exams.assign(age_at_study=44.0).to_csv(root / "tables/EMBED_OpenData_clinical.csv", index=False)

@@ -61,7 +61,7 @@ _CROP = 150  # pixels of the middle of an aligned photograph
 def _lines(path: Path) -> Iterator[list[str]]:
     """The words of a line, one line at a time: as words, a million of them would take gigabytes."""
     try:
-        with path.open(encoding="utf-8") as text:
+        with path.open(encoding="utf-8-sig") as text:
             yield from (line.split() for line in text if line.strip())
     except UnicodeDecodeError as error:
         raise DataError(f"'{path}' is no text in UTF-8: {error}. Get it again.") from error
@@ -195,7 +195,8 @@ def read_celebahq(directory: str | Path, graph: CausalGraph | str = "celebahq", 
     root, graph = Path(directory), load_graph(graph) if isinstance(graph, str) else graph
     if any((root / name).is_dir() for name in _PHOTOGRAPHS) and not (root / _HQ).is_dir():
         return read_celeba(root, graph, jobs=jobs)
-    above = f"What is in it is here: give the directory above, '{root.resolve().parent}', in which this one is {_HQ}."
+    named = "" if root.resolve().name == _HQ else f"call this one {_HQ}, and "
+    above = f"What is in it is here: {named}give the directory above, '{root.resolve().parent}'."
     home = find(root, [_HQ], above if (root / "CelebA-HQ-img").is_dir() else _GET_HQ)
     path = find(home, ["CelebAMask-HQ-attribute-anno.txt"], _GET_HQ)
     mapping = find(home, ["CelebA-HQ-to-CelebA-mapping.txt"], _GET_HQ)

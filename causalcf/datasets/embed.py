@@ -70,7 +70,11 @@ def _markers(root: Path) -> pd.Series:
     homes = [home for home in (root, root / "tables") if home.is_dir()]
     files = [path for home in homes for path in home.iterdir() if path.is_file() and not path.name.startswith(_NO_MARKERS)]
     for path in sorted(filter(is_table, files), key=lambda path: ("marker" not in path.name.lower(), path.name)):
-        table = read_table(path)
+        try:
+            table = read_table(path)
+        except DataError as error:  # of something else, perhaps
+            absent.append(str(error).rstrip("."))
+            continue
         missing = [name for name in ("image_path", "circle marker") if name not in table.columns]
         if missing:
             absent.append(f"'{path}' has no column {', '.join(missing)}")

@@ -73,8 +73,8 @@ class _Form:
 
 
 _FACE = _Form(Integral, r"[0-9]+", "by whole numbers from 0 on, as 0, 1, 2")
-_CHEST = _Form(str, r"[0-9]+-[0-9]+-phantom", "PATIENT-STUDY-phantom, as '10000000-50000000-phantom'")
-_BREAST = _Form(str, r"[0-9]+\.[LR]\.(CC|MLO)", "PATIENT.SIDE.VIEW, as '20000000.L.CC'")
+_CHEST = _Form(str, r"1[0-9]{7,}-5[0-9]{7,}-phantom", "PATIENT-STUDY-phantom, as '10000000-50000000-phantom'")
+_BREAST = _Form(str, r"2[0-9]{7,}\.[LR]\.(CC|MLO)", "PATIENT.SIDE.VIEW, as '20000000.L.CC'")
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
