@@ -41,9 +41,9 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Say which file or column is missing and how to get it, what the filters drop, and what is in every split."""
-    from causalcf.datasets.readers import look_at_data
+    from causalcf.datasets.readers import check_data
 
-    found = look_at_data(study, directory, every=every, person=person, resize=resize)
+    found = check_data(study, directory, every=every, person=person, resize=resize)
     if as_json:
         typer.echo(json.dumps(found))
     else:
@@ -59,11 +59,8 @@ def _print(found: Mapping[str, Any]) -> None:
     for name, told in found["attributes"].items():
         words = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in told.items())
         typer.echo(f"{name}: {', '.join(words)}")
-    rest = (
-        ""
-        if found["images_decoded"] == found["images"] - found["images_missing"]
-        else ", some of every split; --every decodes all"
-    )
+    whole = found["images_decoded"] == found["images"] - found["images_missing"]
+    rest = "" if whole else ", some of every split; --every decodes all"
     typer.echo(f"decoded {found['images_decoded']} of {found['images']} images{rest}; what was looked at can be read")
     if found["images_missing"]:
         typer.echo(f"missing {found['images_missing']} of {found['images']} images")

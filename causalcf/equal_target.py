@@ -100,7 +100,9 @@ def _sign(measure: str) -> float:
     return 1.0 if measure.endswith("log_odds") else -1.0
 
 
-def _means(parts: Sequence[Measured], samples: NDArray[np.int64], starts: NDArray[np.int64], *, size: bool = False) -> Any:
+def _means(
+    parts: Sequence[Measured], samples: NDArray[np.int64], starts: NDArray[np.int64], *, size: bool = False
+) -> NDArray[np.float64]:
     """Of one measure of every seed the mean in every sample, (sample,); of absolute values if `size`.
 
     Args:
@@ -111,7 +113,7 @@ def _means(parts: Sequence[Measured], samples: NDArray[np.int64], starts: NDArra
     rows = np.concatenate([start + np.arange(one.n) for start, one in zip(starts, parts, strict=True)])
     values, drawn = np.concatenate([one.value[:, 0] for one in parts]), samples[:, rows]
     with np.errstate(invalid="ignore"):
-        return drawn @ (np.abs(values) if size else values) / drawn.sum(axis=1)
+        return np.asarray(drawn @ (np.abs(values) if size else values) / drawn.sum(axis=1))
 
 
 def _lines(evidence: Evidence, samples: NDArray[np.int64]) -> dict[tuple[str, str], list[_Line]]:

@@ -159,10 +159,12 @@ def check_groups(frame: pd.DataFrame, name: str) -> None:
         DataError: there is no such column, or it does not say of every row which others it belongs to.
     """
     check_column(frame, name)
-    if count := int((frame[name].isna() | (frame[name].astype(str).str.strip() == "")).sum()):
+    blank = frame.index[frame[name].isna() | (frame[name].astype(str).str.strip() == "")]
+    if len(blank):
+        rows = ", ".join(map(str, blank[:5])) + (", ..." if len(blank) > 5 else "")
         raise DataError(
-            f"column '{name}' has {count} missing value{'s' if count > 1 else ''}, so that it does not say which rows belong "
-            "together. Fill them, drop the rows, or go without groups."
+            f"column '{name}' has {len(blank)} missing value{'s' if len(blank) > 1 else ''}, in rows {rows}, so that it does not "
+            "say which rows belong together. Fill them, drop the rows, or do not group by it."
         )
 
 

@@ -86,7 +86,7 @@ class Reproduction:
         equal: the rules where they show what was asked equally well, see `causalcf.equal_target`.
         examples: answers by intervention, rule and weight, for the picture.
         true: by intervention the true counterfactual images of the same rows, where they are known.
-        settings: study, different rows, seeds, weights, levels and how the model was made.
+        settings: study, different rows, seeds, weights, levels, groups and how the model was made.
     """
 
     table: pd.DataFrame

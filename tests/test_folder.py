@@ -505,7 +505,7 @@ def test_a_row_that_does_not_say_who_it_is_of_is_refused_by_name(ward, graph, tm
     for more in ({}, {"split": "train"}):
         table.assign(**more).to_csv(tmp_path / "metadata.csv", index=False)
         with pytest.raises(
-            ccf.DataError, match=r"column 'person' has 2 blanks \(rows 0.png, 6.png\).* Fill them, .* or drop the r"
+            ccf.DataError, match=r"column 'person' has 2 missing values, in rows 0\.png, 6\.png, so .* Fill them, drop the r"
         ):
             split_folder(tmp_path, graph, person="person")
 

@@ -104,7 +104,9 @@ def test_where_no_row_changed_a_gain_and_a_loss_are_equally_possible():
 def test_groups_are_those_of_a_column_that_names_them_all():
     rows = pd.DataFrame({"patient": ["a", " ", None], "site": [1, 2, 3]})
     check_groups(rows, "site")
-    with pytest.raises(DataError, match=r"column 'patient' has 2 missing values, .* Fill them, drop the rows, or go without"):
+    with pytest.raises(
+        DataError, match=r"column 'patient' has 2 missing values, in rows 1, 2, so .* Fill them, drop the rows, or do not"
+    ):
         check_groups(rows, "patient")
     with pytest.raises(DataError, match=r"no column .person. to group by\. Columns are: patient, site"):
         check_groups(rows, "person")

@@ -64,7 +64,7 @@ def test_what_is_off_target_is_compared_with_the_true_counterfactual_where_there
     assert by_measure["excess_error"] != by_measure["delta_error"]
 
 
-def test_what_is_known_after_a_seed_is_told_before_the_next(found, so_far):
+def test_what_is_known_after_a_seed_is_told_before_the_next(found, so_far, held_out):
     (first,) = so_far
     assert first.settings == found.settings | {"seeds": [0], "rows": 4, "back": 2}
     assert {do: images.shape for do, images in first.true.items()} == dict.fromkeys(["thickness", "intensity"], (4, 1, 32, 32))
@@ -72,6 +72,8 @@ def test_what_is_known_after_a_seed_is_told_before_the_next(found, so_far):
     means = both[both["measure"].isin(["delta_log_odds", "true_error"])]
     assert ((means["value"] >= means["least of two"] - 1e-9) & (means["value"] <= means["most of two"] + 1e-9)).all()
     assert set(first.examples) == set(found.examples)
+    places = held_out.frame.index.get_indexer(first.examples["digit"]["CFG", 3.0].factual.frame.index)
+    assert places.tolist() != sorted(places)  # those that go back, the first, are from all over the table
 
 
 def test_every_rule_of_the_paper_is_asked_and_the_adjusted_ones_at_the_weight_nearest_to_two():

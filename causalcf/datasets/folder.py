@@ -24,6 +24,7 @@ from causalcf.datasets.released import SPLITS, Released, check_people, split_by
 from causalcf.errors import DataError
 from causalcf.graph import CausalGraph
 from causalcf.image_files import ImageFiles, read_image
+from causalcf.metrics import check_groups
 from causalcf.tables import read_table
 
 __all__ = ["is_folder", "read_folder", "split_folder"]
@@ -151,8 +152,12 @@ def split_folder(
     batch = read_folder(folder, graph, index=index, resize=resize, jobs=jobs, missing=missing)
     frame = batch.frame
     person = None if person == index else person
+    if person is not None and person not in frame.columns:
+        raise DataError(
+            f"there is no column '{person}' that says who a row is of. Columns: {', '.join(map(str, frame.columns))}."
+        )
     if person is not None:
-        _check_named(frame, person)
+        check_groups(frame, person)
     dealt = "split" not in frame.columns
     if dealt:
         people = frame.index.to_series() if person is None else frame[person]
@@ -167,18 +172,3 @@ def split_folder(
             "Correct the column split, drop it to have people dealt out, or do not say who a row is of (person, --person).",
         )
     return Released(Batch(graph, frame, batch.images, missing), {}, person, dealt, dealt)
-
-
-def _check_named(frame: pd.DataFrame, person: str) -> None:
-    """That a column says of every row who it is of."""
-    if person not in frame.columns:
-        raise DataError(
-            f"there is no column '{person}' that says who a row is of. Columns: {', '.join(map(str, frame.columns))}."
-        )
-    blank = frame.index[frame[person].isna() | (frame[person].astype(str).str.strip() == "")]
-    if len(blank):
-        rows = ", ".join(map(str, blank[:5])) + (", ..." if len(blank) > 5 else "")
-        raise DataError(
-            f"column '{person}' has {len(blank)} blanks (rows {rows}), and does not say who these rows are of. "
-            "Fill them, each with a name of its own if they are of different people, or drop the rows."
-        )

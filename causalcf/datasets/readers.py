@@ -23,7 +23,7 @@ from causalcf.image_files import ImageFiles
 if TYPE_CHECKING:
     from causalcf.scm import SCM
 
-__all__ = ["READERS", "check_data", "held_out", "is_study", "look_at_data", "open_data", "read_study"]
+__all__ = ["READERS", "check_data", "held_out", "is_study", "open_data", "read_study"]
 
 READERS: dict[str, Callable[..., Released]] = {
     "celebahq": read_celebahq,
@@ -162,20 +162,6 @@ def _has_rows(found: Released, split: str) -> bool:
 
 
 def check_data(
-    study: str, directory: str | Path, *, every: bool = False, person: str | None = None, resize: bool = False
-) -> dict[str, Any]:
-    """As `look_at_data`, where every image must be there.
-
-    Raises:
-        DataError: as `look_at_data`, or an image is missing.
-    """
-    told = look_at_data(study, directory, every=every, person=person, resize=resize)
-    if told["missing"]:
-        raise DataError(told["missing"])
-    return told
-
-
-def look_at_data(
     study: str, directory: str | Path, *, every: bool = False, person: str | None = None, resize: bool = False
 ) -> dict[str, Any]:
     """What is in a directory of data: rows by split, what filters dropped, how attributes are distributed, what is missing.

@@ -128,7 +128,7 @@ def open_table(
         how: the file can be got.
         optional: columns that are given too where they are there.
         numbers: columns, by their names in the file, that hold whole numbers and nothing else.
-        blanks: the same of columns that hold numbers or nothing.
+        blanks: columns, by their names in the file, that hold numbers or nothing.
         key: columns, by their names in the file, that tell a line from every other.
 
     Raises:
